@@ -1,0 +1,1 @@
+"""One folder for each algorithm: configuration, learner, module, and the mathematics in files without Ray."""

@@ -1,0 +1,1 @@
+"""What several algorithms share: replay, shielding of actions, networks as data, checkpoints."""

@@ -1,0 +1,1 @@
+"""OMLT-DDPG (seed 000, Algorithm 1)."""

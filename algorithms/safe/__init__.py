@@ -1,0 +1,1 @@
+"""SAFE: deployment by constrained maximisation of a trained critic (seed 000, Algorithm 2)."""

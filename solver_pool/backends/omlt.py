@@ -1,0 +1,615 @@
+"""Critics as OMLT writes them, through Pyomo: the reference formulation, and global optima of ReLU critics.
+
+Smooth critics go to Ipopt through cyipopt, in full or reduced space; ReLU critics become a big-M MILP for
+HiGHS or SCIP through Pyomo's own interfaces. Pyomo's way from a model to cyipopt needs the AMPL solver
+library, which neither PyPI nor Debian ships, so `ComposedProgram` below evaluates the Pyomo model itself.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import import_module
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import sparse
+
+from solver_pool.backends import daqp, highs, ipopt
+from solver_pool.errors import BackendUnavailable, UnsupportedProblem
+from solver_pool.options import Formulation, NativeSolver, SolveOptions
+from solver_pool.problem import Array, CriticBatch, QuadraticProgram, activate
+from solver_pool.solution import BatchSolution, Status, primal_residuals, verified_batch
+
+NAME = "omlt"
+
+SMOOTH = ("softplus", "tanh", "sigmoid")
+"""The smooth activations that OMLT can write."""
+
+STATUS: dict[str, Status] = {
+    "convergenceCriteriaSatisfied": Status.OPTIMAL,
+    "maxTimeLimit": Status.TIME_LIMIT,
+    "provenInfeasible": Status.INFEASIBLE,
+    "infeasibleOrUnbounded": Status.INFEASIBLE,  # every variable is bounded: it cannot be the other
+}
+"""Names of Pyomo's `TerminationCondition` of a MILP; every other one is an ERROR. Ipopt has its own table."""
+
+MILP_FEASIBILITY = 1e-9
+"""Feasibility tolerance asked of the MILP solvers; the smallest that both take without trouble."""
+
+
+@dataclass(frozen=True)
+class _Libraries:
+    pyomo: ModuleType
+    omlt: ModuleType
+    network: ModuleType
+    layer: ModuleType
+
+
+def _libraries() -> _Libraries:
+    try:
+        return _Libraries(
+            import_module("pyomo.environ"),
+            import_module("omlt"),
+            import_module("omlt.neuralnet"),
+            import_module("omlt.neuralnet.layer"),
+        )
+    except ImportError as error:
+        raise BackendUnavailable(
+            "OMLT or Pyomo is missing. Install them with 'pip install omlt pyomo'."
+        ) from error
+
+
+def choose(problem: CriticBatch, options: SolveOptions) -> tuple[Formulation, NativeSolver]:
+    """The formulation and solver that `options` mean for `problem`.
+
+    Raises:
+        UnsupportedProblem: if OMLT cannot write the activation, or the formulation or solver does not fit it.
+    """
+    activation = problem.critic.activation
+    if activation not in (*SMOOTH, "relu"):
+        raise UnsupportedProblem(
+            f"activation: OMLT cannot write {activation!r}. Use backend='interior_point', which takes it."
+        )
+    smooth = activation in SMOOTH
+    formulation, native = options.formulation, options.native_solver
+    if formulation == "auto":
+        formulation = "full_space" if smooth else "big_m"
+    if native == "auto":
+        native = "ipopt" if smooth else "highs"
+    if smooth == (formulation == "big_m"):
+        fitting = "'full_space' or 'reduced_space'" if smooth else "'big_m'"
+        raise UnsupportedProblem(f"formulation: {formulation!r} does not fit {activation!r}. Use {fitting}.")
+    if smooth != (native == "ipopt"):
+        fitting = "'ipopt'" if smooth else "'highs' or 'scip'"
+        raise UnsupportedProblem(f"native_solver: {native!r} does not fit {activation!r}. Use {fitting}.")
+    return formulation, native
+
+
+def build_model(problem: CriticBatch, index: int, formulation: Formulation) -> Any:
+    """OMLT's Pyomo model of one state's program, with the state as fixed inputs.
+
+    Returns a ``ConcreteModel`` with the network ``nn`` (an ``OmltBlock``), the rows ``rows`` (only those with
+    a finite ``h``) and the objective ``value``::
+
+        max nn.outputs[0]   s.t.   nn.inputs = (s, a),   G a <= h,   low <= a <= high,   OMLT's constraints
+
+    Full space has variables ``zhat = W z + b`` and ``z = f(zhat)`` for each neuron; reduced space has one
+    nested expression; big-M has a binary for each ReLU and constants from interval bounds at this state.
+    """
+    lib = _libraries()
+    pyo = lib.pyomo
+    critic, state = problem.critic, problem.states[index]
+    n_states, n = state.shape[0], problem.n_actions
+    G = problem.G if problem.G.ndim == 2 else problem.G[index]
+    low = problem.low if problem.low.ndim == 1 else problem.low[index]
+    high = problem.high if problem.high.ndim == 1 else problem.high[index]
+
+    # Big-M needs bounds on every input. For smooth networks they would only make Ipopt's fixed variables.
+    lower, upper = np.concatenate([state, low]), np.concatenate([state, high])
+    bounds = {i: (float(lower[i]), float(upper[i])) for i in range(n_states + n)}
+    definition = lib.network.NetworkDefinition(scaled_input_bounds=bounds if formulation == "big_m" else None)
+    previous = lib.layer.InputLayer([n_states + n])
+    definition.add_layer(previous)
+    for depth, (w, b) in enumerate(zip(critic.weights, critic.biases, strict=True)):
+        activation = critic.activation if depth < len(critic.weights) - 1 else "linear"
+        dense = lib.layer.DenseLayer(
+            previous.output_size, [w.shape[0]], activation=activation, weights=w.T.copy(), biases=b
+        )
+        definition.add_layer(dense)
+        definition.add_edge(previous, dense)
+        previous = dense
+    write = {
+        "full_space": lib.network.FullSpaceSmoothNNFormulation,
+        "reduced_space": lib.network.ReducedSpaceSmoothNNFormulation,
+        "big_m": lib.network.ReluBigMFormulation,
+    }[formulation]
+
+    model = pyo.ConcreteModel()
+    model.nn = lib.omlt.OmltBlock()
+    # OMLT starts every input at zero, and Pyomo warns of each whose bounds exclude it; NumPy warns of the
+    # interval 0 * inf where a weight is zero and its input unbounded, which Pyomo then mends.
+    quiet = import_module("pyomo.common.log").LoggingIntercept(module="pyomo.core")
+    with quiet, np.errstate(invalid="ignore"):
+        model.nn.build_formulation(write(definition))
+    for i in range(n_states):
+        model.nn.inputs[i].fix(float(state[i]))
+    for j in range(n):
+        model.nn.inputs[n_states + j].setlb(float(low[j]))
+        model.nn.inputs[n_states + j].setub(float(high[j]))
+    model.rows = pyo.Constraint(pyo.Any)
+    for r in np.flatnonzero(np.isfinite(problem.h[index]) & (G != 0.0).any(axis=1)):
+        body = sum(float(G[r, j]) * model.nn.inputs[n_states + j] for j in range(n))
+        model.rows[int(r)] = body <= float(problem.h[index, r])
+    model.value = pyo.Objective(expr=model.nn.outputs[0], sense=pyo.maximize)
+    return model
+
+
+def set_start(model: Any, problem: CriticBatch, index: int, action: Array) -> None:
+    """Give every variable of a smooth model the value that it has at `action (n_a,)`."""
+    pyo, critic = _libraries().pyomo, problem.critic
+    inputs = np.concatenate([problem.states[index], action])
+    for i, value in enumerate(inputs):
+        if not model.nn.inputs[i].fixed:
+            model.nn.inputs[i].set_value(float(value), skip_validation=True)
+        model.nn.scaled_inputs[i].set_value(float(value), skip_validation=True)
+    x = inputs
+    for depth, key in enumerate(model.nn.layers):
+        block = model.nn.layer[key]
+        if depth:
+            zhat = critic.weights[depth - 1] @ x + critic.biases[depth - 1]
+            x = activate(critic.activation, zhat)[0] if depth < len(critic.weights) else zhat
+        if depth and isinstance(block.zhat, pyo.Var):
+            for j, value in enumerate(zhat):
+                block.zhat[j].set_value(float(value), skip_validation=True)
+        if isinstance(block.z, pyo.Var):
+            for j, value in enumerate(x):
+                block.z[j].set_value(float(value), skip_validation=True)
+    model.nn.scaled_outputs[0].set_value(float(x[0]), skip_validation=True)
+    model.nn.outputs[0].set_value(float(x[0]), skip_validation=True)
+
+
+# --- Evaluation of a Pyomo model ----------------------------------------------------------------------------
+
+Function = Callable[[Array], tuple[Array, Array, Array]]
+"""A univariate function: its value, slope and curvature."""
+
+
+def _exp(u: Array) -> tuple[Array, Array, Array]:
+    e = np.exp(u)
+    return e, e, e
+
+
+def _log(u: Array) -> tuple[Array, Array, Array]:
+    r = 1.0 / u
+    return np.log(u), r, -r * r
+
+
+def _tanh(u: Array) -> tuple[Array, Array, Array]:
+    t = np.tanh(u)
+    s = 1.0 - t * t
+    return t, s, -2.0 * t * s
+
+
+def _reciprocal(u: Array) -> tuple[Array, Array, Array]:
+    r = 1.0 / u
+    return r, -r * r, 2.0 * r * r * r
+
+
+FUNCTIONS: dict[str, Function] = {"exp": _exp, "log": _log, "tanh": _tanh, "reciprocal": _reciprocal}
+
+Form = tuple[dict[int, float], float]
+"""A linear form over atoms: coefficients and a constant. Atom ``k >= 0`` is the value of function ``k``, atom
+``-1 - k`` is variable ``k``."""
+
+
+@dataclass(frozen=True)
+class _Level:
+    """Atoms of one depth and function: ``v[atoms] = f(A v + c)``."""
+
+    function: Function
+    atoms: NDArray[np.intp]
+    A: sparse.csr_array
+    c: Array
+
+
+class ComposedProgram:
+    """A Pyomo model made of linear maps and univariate functions, as cyipopt's callbacks.
+
+    It minimises the negative of the model's objective ``value``.
+
+    With atoms ``v = (x, f_1(A_1 v + c_1), f_2(A_2 v + c_2), ...)`` the functions are ``F = C v + d``, and::
+
+        dF/dx = C J,     J = (I, diag(f_k') A_k J, ...)
+        sum_i y_i d2F_i/dx2 = sum_k (A_k J)' diag(g_k f_k'') (A_k J),   g = adjoint of the atoms under C'y
+
+    Attributes:
+        variables: the unfixed Pyomo variables, in the order of ``x (n,)``.
+        constraints_of: the Pyomo constraints, in the order of the functions after the first.
+        low, high: bounds of the variables ``(n,)``.
+        row_low, row_high: sides of the constraints ``(m,)``.
+        evaluation_time: [s] of CPU spent in the callbacks.
+    """
+
+    def __init__(self, model: Any, deadline: float = np.inf) -> None:
+        self._pyo = pyo = _libraries().pyomo
+        self.deadline, self.iterations, self.evaluation_time = deadline, 0, 0.0
+        self.variables: list[Any] = []
+        self._index: dict[int, int] = {}
+        self._named: dict[int, Form] = {}
+        self._functions: list[tuple[str, Form, int]] = []
+        constraints = list(model.component_data_objects(pyo.Constraint, active=True, descend_into=True))
+        forms = [self._form(expression) for expression in (model.value.expr, *(c.body for c in constraints))]
+        self.constraints_of = constraints
+        n = len(self.variables)
+        atoms = n + len(self._functions)
+        self.low = np.array([-ipopt.INFINITE if v.lb is None else v.lb for v in self.variables])
+        self.high = np.array([ipopt.INFINITE if v.ub is None else v.ub for v in self.variables])
+        sides = [(pyo.value(c.lower), pyo.value(c.upper)) for c in constraints]
+        self.row_low = np.array([-ipopt.INFINITE if a is None else a for a, _ in sides], dtype=np.float64)
+        self.row_high = np.array([ipopt.INFINITE if b is None else b for _, b in sides], dtype=np.float64)
+        self._C, self._d = _matrix(forms, n, atoms)
+
+        grouped: dict[tuple[int, str], list[int]] = {}
+        for k, (name, _, depth) in enumerate(self._functions):
+            grouped.setdefault((depth, name), []).append(k)
+        self._levels = []
+        for (_, name), members in sorted(grouped.items()):
+            A, c = _matrix([self._functions[k][1] for k in members], n, atoms)
+            self._levels.append(_Level(FUNCTIONS[name], n + np.array(members, dtype=np.intp), A, c))
+        self._structure(n, atoms)
+        self._at = b""
+
+    def _form(self, expression: Any) -> Form:
+        """The linear form of an expression; functions become atoms."""
+        if isinstance(expression, (int, float)):
+            return {}, float(expression)
+        if expression.is_variable_type():
+            if expression.fixed:
+                return {}, float(expression.value)
+            if id(expression) not in self._index:
+                self._index[id(expression)] = len(self.variables)
+                self.variables.append(expression)
+            return {-1 - self._index[id(expression)]: 1.0}, 0.0
+        if not expression.is_potentially_variable():
+            return {}, float(self._pyo.value(expression))
+        if expression.is_named_expression_type():
+            # One atom for a named expression however often it is used: reduced space is a graph, not a tree.
+            if id(expression) not in self._named:
+                self._named[id(expression)] = self._form(expression.expr)
+            return self._named[id(expression)]
+        kind, arguments = expression.__class__.__name__, expression.args
+        if kind in ("SumExpression", "LinearExpression"):
+            total: dict[int, float] = {}
+            constant = 0.0
+            for argument in arguments:
+                coefficients, c = self._form(argument)
+                constant += c
+                for atom, value in coefficients.items():
+                    total[atom] = total.get(atom, 0.0) + value
+            return total, constant
+        if kind in ("NegationExpression",):
+            return _scaled(-1.0, self._form(arguments[0]))
+        if kind in ("ProductExpression", "MonomialTermExpression"):
+            left, right = self._form(arguments[0]), self._form(arguments[1])
+            if left[0] and right[0]:
+                raise UnsupportedProblem(
+                    "The model has a product of variables; only compositions are evaluated."
+                )
+            return _scaled(right[1], left) if left[0] else _scaled(left[1], right)
+        if kind == "DivisionExpression":
+            numerator, denominator = self._form(arguments[0]), self._form(arguments[1])
+            if not denominator[0]:
+                return _scaled(1.0 / denominator[1], numerator)
+            if not numerator[0]:
+                return _scaled(numerator[1], self._atom("reciprocal", denominator))
+        if kind == "UnaryFunctionExpression" and expression.getname() in FUNCTIONS:
+            return self._atom(expression.getname(), self._form(arguments[0]))
+        raise UnsupportedProblem(
+            f"The model has a {kind}; only linear maps, exp, log, tanh and 1/x are evaluated."
+        )
+
+    def _atom(self, name: str, form: Form) -> Form:
+        depth = 1 + max((self._functions[atom][2] for atom in form[0] if atom >= 0), default=0)
+        self._functions.append((name, form, depth))
+        return {len(self._functions) - 1: 1.0}, 0.0
+
+    def _structure(self, n: int, atoms: int) -> None:
+        """Which entries of the Jacobian and the Hessian can be nonzero."""
+        J: Any = _scatter(sparse.eye_array(n, format="csr"), np.arange(n), atoms)
+        hessian = sparse.csr_array((n, n))
+        for level in self._levels:
+            inner = abs(level.A) @ J
+            hessian = hessian + inner.T @ inner
+            J = J + _scatter(inner, level.atoms, atoms)
+        jacobian = (abs(self._C) @ J).tocoo()
+        keep = jacobian.row > 0
+        self._jacobian_at = (jacobian.row[keep] - 1, jacobian.col[keep])
+        lower = sparse.tril(hessian).tocoo()
+        self._hessian_at = (lower.row, lower.col)
+
+    def _evaluate(self, x: Array) -> None:
+        key = x.tobytes()
+        if key == self._at:
+            return
+        started = time.process_time()
+        n = x.shape[0]
+        v = np.zeros(self._C.shape[1])
+        v[:n] = x
+        J: Any = _scatter(sparse.eye_array(n, format="csr"), np.arange(n), v.shape[0])
+        self._inner, self._slopes, self._curvatures = [], [], []
+        with np.errstate(all="ignore"):  # Ipopt shortens a step that leads to infinity or NaN
+            for level in self._levels:
+                value, slope, curvature = level.function(level.A @ v + level.c)
+                v[level.atoms] = value
+                inner = level.A @ J
+                J = J + _scatter(sparse.diags_array(slope) @ inner, level.atoms, v.shape[0])
+                self._inner.append(inner)
+                self._slopes.append(slope)
+                self._curvatures.append(curvature)
+            self._values = self._C @ v + self._d
+            self._jacobian = (self._C @ J).toarray()
+        self._at = key
+        self.evaluation_time += time.process_time() - started
+
+    def objective(self, x: Array) -> float:
+        self._evaluate(x)
+        return -float(self._values[0])
+
+    def gradient(self, x: Array) -> Array:
+        self._evaluate(x)
+        return -np.asarray(self._jacobian[0])
+
+    def constraints(self, x: Array) -> Array:
+        self._evaluate(x)
+        return np.asarray(self._values[1:])
+
+    def jacobianstructure(self) -> tuple[Any, Any]:
+        return self._jacobian_at
+
+    def jacobian(self, x: Array) -> Array:
+        self._evaluate(x)
+        return np.asarray(self._jacobian[1:][self._jacobian_at])
+
+    def hessianstructure(self) -> tuple[Any, Any]:
+        return self._hessian_at
+
+    def hessian(self, x: Array, multipliers: Array, factor: float) -> Array:
+        self._evaluate(x)
+        started = time.process_time()
+        n = x.shape[0]
+        adjoint = self._C.T @ np.concatenate([[-factor], multipliers])
+        total = np.zeros((n, n))
+        for level, inner, slope, curvature in reversed(
+            list(zip(self._levels, self._inner, self._slopes, self._curvatures, strict=True))
+        ):
+            g = adjoint[level.atoms]
+            total += (inner.T @ (sparse.diags_array(g * curvature) @ inner)).toarray()
+            adjoint = adjoint + level.A.T @ (g * slope)
+        self.evaluation_time += time.process_time() - started
+        return np.asarray(total[self._hessian_at])
+
+    def intermediate(self, mode: int, iteration: int, *progress: Any) -> bool:
+        self.iterations = iteration
+        return time.perf_counter() < self.deadline
+
+
+def _scaled(factor: float, form: Form) -> Form:
+    return {atom: factor * value for atom, value in form[0].items()}, factor * form[1]
+
+
+def _matrix(forms: list[Form], n: int, atoms: int) -> tuple[sparse.csr_array, Array]:
+    """The forms as ``A v + c``, where `v` has the `n` variables first."""
+    rows = np.repeat(np.arange(len(forms)), [len(f[0]) for f in forms])
+    columns = np.array([atom for f in forms for atom in f[0]], dtype=np.intp)
+    columns = np.where(columns < 0, -1 - columns, n + columns)
+    values = np.array([value for f in forms for value in f[0].values()], dtype=np.float64)
+    A = sparse.csr_array((values, (rows, columns)), shape=(len(forms), atoms))
+    return A, np.array([f[1] for f in forms], dtype=np.float64)
+
+
+def _scatter(A: Any, atoms: NDArray[np.intp], size: int) -> sparse.csr_array:
+    """The rows of `A` at the places `atoms` of a matrix with `size` rows."""
+    coordinates = A.tocoo()
+    return sparse.csr_array(
+        (coordinates.data, (atoms[coordinates.row], coordinates.col)), shape=(size, A.shape[1])
+    )
+
+
+# --- The backend --------------------------------------------------------------------------------------------
+
+
+def solve(problem: CriticBatch, options: SolveOptions = SolveOptions()) -> BatchSolution:
+    """Solve ``max_a Q(s_i, a)  s.t.  G_i a <= h_i,  low_i <= a <= high_i`` by OMLT, one model for each state.
+
+    Smooth critics end in the best local optimum of ``options.n_starts`` starts. ReLU critics end with a bound
+    on the global optimum, and are OPTIMAL if the bound is within the relative ``options.gap`` of the critic's
+    own value at the answer. The bound is as good as the MILP solver's floating-point arithmetic.
+    ``options.time_limit`` [s] is for each state's solve, after the model is built; a MILP's incumbent at the
+    limit is FEASIBLE.
+
+    Raises:
+        UnsupportedProblem: for an activation that OMLT cannot write, or a formulation or solver that does not
+            fit it.
+        BackendUnavailable: without omlt, pyomo, or the native solver's Python package.
+
+    Source: seed 000, Algorithm 1 line 11; Ceccon et al., OMLT: Optimization & Machine Learning Toolkit,
+    JMLR 23(349), 2022.
+    """
+    formulation, native = choose(problem, options)
+    if native == "ipopt":
+        return _solve_smooth(problem, options, formulation)
+    return _solve_milp(problem, options, native)
+
+
+def _solve_smooth(problem: CriticBatch, options: SolveOptions, formulation: Formulation) -> BatchSolution:
+    cyipopt = ipopt._library()
+
+    # Unpack.
+    size, n, m = len(problem), problem.n_actions, problem.n_rows
+    low, high = np.broadcast_to(problem.low, (size, n)), np.broadcast_to(problem.high, (size, n))
+    G = np.broadcast_to(problem.G, (size, m, n))
+    points = ipopt.start_points(problem, options)
+    starts = points.shape[1]
+    limit = np.inf if options.time_limit is None else options.time_limit
+    x = np.full((starts, size, n), np.nan)
+    row_duals, bound_duals = np.zeros((starts, size, m)), np.zeros((starts, size, n))
+    status = np.full((starts, size), Status.TIME_LIMIT, dtype=np.int8)
+    iterations = np.zeros((starts, size), dtype=np.int64)
+    seconds = np.zeros((starts, size))
+    messages = [["the time limit came first"] * size for _ in range(starts)]
+
+    for i in range(size):
+        # Build.
+        model = build_model(problem, i, formulation)
+        program = ComposedProgram(model)
+        actions = [program._index.get(id(v)) for v in list(model.nn.inputs.values())[-n:]]
+        rows = {id(c): k for k, c in enumerate(program.constraints_of)}
+        deadline = time.perf_counter() + limit
+        for k in range(starts):
+            if time.perf_counter() >= deadline:
+                break
+            set_start(model, problem, i, points[i, k])
+            program.deadline = deadline
+            native = cyipopt.Problem(
+                n=len(program.variables),
+                m=len(program.constraints_of),
+                problem_obj=program,
+                lb=program.low,
+                ub=program.high,
+                cl=program.row_low,
+                cu=program.row_high,
+            )
+            for name, value in ipopt.settings(options.tolerance).items():
+                native.add_option(name, value)
+
+            # Solve.
+            started = time.perf_counter()
+            answer, info = native.solve(np.array([v.value for v in program.variables], dtype=np.float64))
+            seconds[k, i] = time.perf_counter() - started
+
+            # Fill.
+            status[k, i] = ipopt.STATUS.get(info["status"], Status.ERROR)
+            iterations[k, i] = program.iterations
+            messages[k][i] = f"Ipopt ended with {info['status']}: {ipopt._text(info['status_msg'])}"
+            if np.isfinite(answer).all():
+                x[k, i] = np.clip(answer[actions], low[i], high[i])
+                for r, constraint in model.rows.items():
+                    row_duals[k, i, r] = max(info["mult_g"][rows[id(constraint)]], 0.0)
+                bound_duals[k, i] = (info["mult_x_U"] - info["mult_x_L"])[actions]
+
+    best: BatchSolution | None = None
+    for k in range(starts):
+        fixed = low == high
+        if fixed.any():
+            pull = problem.values_and_gradients(x[k])[1] - np.einsum("bmn,bm->bn", G, row_duals[k])
+            bound_duals[k] = np.where(fixed, pull, bound_duals[k])
+        feasible = primal_residuals(problem, x[k]) <= options.tolerance
+        claims = np.where(feasible, Status.OPTIMAL, status[k])
+        result = verified_batch(
+            problem,
+            x[k],
+            row_duals[k],
+            bound_duals[k],
+            np.full(size, np.inf),
+            claims.astype(np.int8),
+            tolerance=options.tolerance,
+            iterations=iterations[k],
+            solve_time=float(seconds[k].sum()),
+            backend=NAME,
+            message=next((messages[k][i] for i in np.flatnonzero(~feasible)), ""),
+        )
+        best = result if best is None else ipopt.better(best, result)
+    assert best is not None
+    return best
+
+
+def _native_milp(native: NativeSolver) -> tuple[Any, dict[str, Any]]:
+    """Pyomo's solver object, made anew (it keeps the model that it solved), and its options."""
+    if native == "highs":
+        highs._library()
+        factory = import_module("pyomo.contrib.solver.solvers.highs").Highs
+        return factory(), {
+            "mip_feasibility_tolerance": MILP_FEASIBILITY,
+            "primal_feasibility_tolerance": MILP_FEASIBILITY,
+            "dual_feasibility_tolerance": MILP_FEASIBILITY,
+        }
+    try:
+        import_module("pyscipopt")
+        factory = import_module("pyomo.contrib.solver.solvers.scip.scip_direct").ScipDirect
+    except ImportError as error:
+        raise BackendUnavailable(
+            "PySCIPOpt, or a Pyomo that knows it (6.10 or newer), is missing. Install them with "
+            "'pip install pyscipopt \"pyomo>=6.10\"' or 'conda install -c conda-forge pyscipopt pyomo'."
+        ) from error
+    return factory(), {"numerics/feastol": MILP_FEASIBILITY}
+
+
+def _solve_milp(problem: CriticBatch, options: SolveOptions, native: NativeSolver) -> BatchSolution:
+    # Unpack.
+    size, n, m = len(problem), problem.n_actions, problem.n_rows
+    low, high = np.broadcast_to(problem.low, (size, n)), np.broadcast_to(problem.high, (size, n))
+    G = np.broadcast_to(problem.G, (size, m, n))
+    x, bound = np.full((size, n), np.nan), np.full(size, np.inf)
+    status = np.full(size, Status.ERROR, dtype=np.int8)
+    messages, seconds = [""] * size, 0.0
+
+    for i in range(size):
+        # Build.
+        model = build_model(problem, i, "big_m")
+        solver, settings = _native_milp(native)
+
+        # Solve. A margin on the gap, because it is recomputed from the critic's own value.
+        started = time.perf_counter()
+        result = solver.solve(
+            model,
+            load_solutions=False,
+            raise_exception_on_nonoptimal_result=False,
+            time_limit=options.time_limit,
+            threads=1,
+            rel_gap=0.9 * options.gap,
+            solver_options=settings,
+        )
+        seconds += time.perf_counter() - started
+
+        # Fill.
+        code = result.termination_condition.name
+        status[i] = STATUS.get(code, Status.ERROR)
+        messages[i] = f"{native} ended with {code}"
+        if result.objective_bound is not None and status[i] != Status.INFEASIBLE:
+            bound[i] = float(result.objective_bound)
+        if result.incumbent_objective is not None and np.isfinite(result.incumbent_objective):
+            actions = list(model.nn.inputs.values())[-n:]
+            primals = result.solution_loader.get_vars(actions)
+            found = np.array([primals[v] for v in actions], dtype=np.float64)
+            x[i] = _inside(found, G[i], problem.h[i], low[i], high[i], options)
+
+    feasible = primal_residuals(problem, x) <= options.tolerance
+    # Rounding in the MILP must not put its bound below a value that was attained.
+    bound = np.where(feasible, np.maximum(bound, np.nan_to_num(problem.values(x), nan=-np.inf)), bound)
+    return verified_batch(
+        problem,
+        x,
+        np.zeros((size, m)),
+        np.zeros((size, n)),
+        bound,
+        np.where(feasible, Status.OPTIMAL, status).astype(np.int8),
+        tolerance=options.tolerance,
+        gap_tolerance=max(options.tolerance, options.gap),
+        iterations=np.zeros(size, dtype=np.int64),
+        solve_time=seconds,
+        backend=NAME,
+        message=next((messages[i] for i in np.flatnonzero(~feasible)), ""),
+    )
+
+
+def _inside(a: Array, G: Array, h: Array, low: Array, high: Array, options: SolveOptions) -> Array:
+    """The point `a (n_a,)` of a MILP, moved by its solver's rounding back into its rows and box."""
+    a = np.clip(a, low, high)
+    if not G.shape[0] or (G @ a - h).max() <= options.tolerance:
+        return a
+    nearest = daqp.solve(QuadraticProgram(np.eye(a.shape[0]), -a, G, h, low, high), options)
+    return a if nearest.x is None else nearest.x

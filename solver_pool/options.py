@@ -1,0 +1,47 @@
+"""How to solve: the knobs that a caller may turn, the same for every backend."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from solver_pool.errors import InvalidProblem
+
+Formulation = Literal["auto", "full_space", "reduced_space", "big_m"]
+NativeSolver = Literal["auto", "ipopt", "scip", "highs"]
+
+
+@dataclass(frozen=True)
+class SolveOptions:
+    """Options of one solve.
+
+    Attributes:
+        backend: ``"auto"`` takes the fastest that solves the problem to `tolerance`: the interior-point
+            engine for smooth critics, OMLT's MILP for ReLU ones, DAQP for QPs, HiGHS for LPs.
+        tolerance: on the residuals of the certificate.
+        time_limit: [s] for each program; None means no limit.
+        n_starts: starting points for each state of a `CriticBatch`; the best local optimum wins. The
+            first are the batch's own `starts`, the others are drawn inside the box.
+        seed: of the drawn starting points.
+        gap: relative gap at which a branch-and-bound solver may stop.
+        formulation: how OMLT writes the network; ``"auto"`` is full space for smooth activations and
+            big-M for ReLU.
+        native_solver: what solves OMLT's model; ``"auto"`` is Ipopt for smooth and HiGHS for ReLU.
+    """
+
+    backend: str = "auto"
+    tolerance: float = 1e-8
+    time_limit: float | None = None
+    n_starts: int = 1
+    seed: int = 0
+    gap: float = 1e-4
+    formulation: Formulation = "auto"
+    native_solver: NativeSolver = "auto"
+
+    def __post_init__(self) -> None:
+        if self.n_starts < 1:
+            raise InvalidProblem("n_starts", f"is {self.n_starts}", "At least one start is needed.")
+        if not 0 < self.tolerance < 1:
+            raise InvalidProblem("tolerance", f"is {self.tolerance}", "Choose a number in (0, 1).")
+        if self.time_limit is not None and not self.time_limit > 0:
+            raise InvalidProblem("time_limit", f"is {self.time_limit} s", "Give a positive limit or None.")
