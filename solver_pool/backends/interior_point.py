@@ -80,7 +80,8 @@ def solve(problem: CriticBatch, options: SolveOptions) -> BatchSolution:
         limits = reduced.limits[part]
         if relax:
             limits = limits + relax / np.maximum(reduced.row_scale[part], 1.0)
-        out = [np.ascontiguousarray(a[part]).reshape(-1, *a.shape[2:]) for a in results]
+        out = [np.ascontiguousarray(a[part]) for a in results]
+        out = [a.reshape(a.shape[0] * k, *a.shape[2:]) for a in out]
         kernel.solve_items(
             *network,
             reduced.folded[part], reduced.width[part], reduced.rows[part], limits,

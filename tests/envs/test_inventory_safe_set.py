@@ -37,6 +37,8 @@ def play(
         assert not violation(safe, state, actions).any(), "rounding down keeps every row"
         result = step(chain, state, actions, demand[:, n])
         state = result.state
+        if safe.capacity_at == "peak":
+            assert (position(chain, state) <= chain.capacity).all(), "the theorem's own invariant"
         ends = max(ends, float((state[:, chain.layout.stock] - chain.capacity).max()))
         peaks = max(peaks, float((result.peak - chain.capacity).max()))
         played["steps"] += batch
