@@ -17,8 +17,8 @@ from solver_pool.problem import Array
 class Exploration(Protocol):
     """How an algorithm departs from its greedy action. Deterministic given its state; no global generator."""
 
-    def explore(self, episode: str, observation: Array, greedy: Array) -> Array:
-        """The action wanted at `observation ``(n_s,)`` instead of `greedy` ``(n_a,)`` [action units]."""
+    def explore(self, episode: str, G: Array, h: Array, low: Array, high: Array, greedy: Array) -> Array:
+        """The action wanted instead of `greedy` ``(n_a,)`` under rows ``(m, n_a)``, ``(m,)`` [action units]."""
         ...
 
     def get_state(self) -> dict[str, Any]: ...
@@ -69,12 +69,11 @@ class ShieldActions(ConnectorV2):
         observations = np.stack([np.asarray(e.get_observations(-1), dtype=np.float64) for e in acting])
         wanted = np.stack([np.asarray(batch[Columns.ACTIONS][(e.id_,)][0], dtype=np.float64) for e in acting])
         if explore and self.exploration is not None:
-            wanted = np.stack(
-                [
-                    self.exploration.explore(e.id_, o, a)
-                    for e, o, a in zip(acting, observations, wanted, strict=True)
-                ]
-            )
+            G, h = self.safe_set.rows(observations)
+            G = np.broadcast_to(G, (len(acting), *G.shape[-2:]))
+            low, high = self.safe_set.low, self.safe_set.high
+            for i, episode in enumerate(acting):
+                wanted[i] = self.exploration.explore(episode.id_, G[i], h[i], low, high, wanted[i])
         result = shield(self.safe_set, observations, wanted, self._pool, self.mode)
         for episode, action in zip(acting, result.actions, strict=True):
             batch[Columns.ACTIONS][(episode.id_,)] = [action]

@@ -70,6 +70,20 @@ class ReplayBuffer:
         index = self._generator.integers(self.size, size=count)
         return {name: values[index] for name, values in self._fields.items()}
 
+    def serials(self) -> NDArray[np.int64]:
+        """Running numbers of the transitions kept, oldest first; number ``n`` stands in slot ``n % capacity``."""
+        return np.arange(self.added - self.size, self.added)
+
+    def read(self, serials: NDArray[np.int64], *names: str) -> tuple[Array, ...]:
+        """Fields of the given transitions."""
+        return tuple(self._fields[name][serials % self.capacity] for name in names)
+
+    def write(self, serials: NDArray[np.int64], **values: Array) -> None:
+        """Overwrite fields of the given transitions; those that are no longer kept are passed over."""
+        kept = serials >= self.added - self.size
+        for name, value in values.items():
+            self._fields[name][serials[kept] % self.capacity] = value[kept]
+
     def contents(self) -> dict[str, Array]:
         """All transitions in the order of their arrival, as copies."""
         order = (

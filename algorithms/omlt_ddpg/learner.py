@@ -25,15 +25,19 @@ class OMLTDDPGLearner(TorchLearner):
 
     def configure_optimizers_for_module(self, module_id: str, config: Any = None) -> None:
         module = self._networks(module_id)
-        for name, network, rate in (
-            ("critic", module.critics, self.config.critic_lr),
-            ("actor", module.actor, self.config.actor_lr),
+        for name, network, rate, decay in (
+            ("critic", module.critics, self.config.critic_lr, self.config.critic_weight_decay),
+            ("actor", module.actor, self.config.actor_lr, 0.0),
         ):
             parameters = list(network.parameters())
+            # Decay is for the hidden layers' matrices; the output layer carries the scale of the returns.
+            decayed = list(network.weights)[:-1]
+            rest = [p for p in parameters if not any(p is d for d in decayed)]
+            groups = [{"params": decayed, "weight_decay": decay}, {"params": rest, "weight_decay": 0.0}]
             self.register_optimizer(
                 module_id=module_id,
                 optimizer_name=name,
-                optimizer=torch.optim.Adam(parameters, lr=rate, fused=True),
+                optimizer=torch.optim.AdamW(groups, lr=_first(rate), fused=True),
                 params=parameters,
                 lr_or_lr_schedule=rate,
             )
@@ -68,7 +72,7 @@ class OMLTDDPGLearner(TorchLearner):
     def compute_loss_for_module(
         self, *, module_id: str, config: Any, batch: dict[str, Any], fwd_out: dict[str, Any]
     ) -> torch.Tensor:
-        """The TD loss of line 9 with autograd's graph, summed over critics; updates use explicit gradients."""
+        """The TD loss of line 9 with autograd's graph, summed over critics; updates are explicit."""
         module = self._networks(module_id)
         inputs = torch.cat([batch[Columns.OBS], batch[Columns.ACTIONS]], dim=1)
         target = self._td_target(module, batch)
@@ -87,6 +91,7 @@ class OMLTDDPGLearner(TorchLearner):
             next_action,
             batch["done"],
             self.config.gamma,
+            self.config.pessimism,
         )
 
     def _networks(self, module_id: str) -> OMLTDDPGModule:
@@ -106,3 +111,8 @@ class OMLTDDPGLearner(TorchLearner):
         for parameter in parameters:
             torch.distributed.all_reduce(parameter.grad)
             parameter.grad /= self.config.num_learners
+
+
+def _first(schedule: float | list[list[float]]) -> float:
+    """The rate that a schedule ``[[env step, rate], ...]`` or a number begins with."""
+    return schedule if isinstance(schedule, int | float) else schedule[0][1]

@@ -82,6 +82,7 @@ class OMLTDDPGConfig(AlgorithmConfig):
         self.actor_hidden: tuple[int, ...] = (64, 64)
         self.reward_key: str | None = "reward_undiscounted"
         self.reward_scale = 1.0
+        self.potential: Callable[[Array], Array] | None = None
         # Solving.
         self.solve_options = SolveOptions()
         self.solver_pool = PoolConfig()
@@ -91,6 +92,9 @@ class OMLTDDPGConfig(AlgorithmConfig):
         self.critic_updates = 1
         self.actor_updates = 1
         self.deployed_rate = 1.0
+        self.refresh = 0
+        self.pessimism = 1.0
+        self.critic_weight_decay = 0.0
         self.steps_per_iteration = 150
         # RLlib.
         self.rollout_fragment_length = 1
@@ -138,6 +142,7 @@ class OMLTDDPGConfig(AlgorithmConfig):
         actor_hidden: tuple[int, ...] = NotProvided,
         reward_key: str | None = NotProvided,
         reward_scale: float = NotProvided,
+        potential: Callable[[Array], Array] | None = NotProvided,
         solve_options: SolveOptions = NotProvided,
         solver_pool: PoolConfig = NotProvided,
         n_critics: int = NotProvided,
@@ -145,6 +150,9 @@ class OMLTDDPGConfig(AlgorithmConfig):
         critic_updates: int = NotProvided,
         actor_updates: int = NotProvided,
         deployed_rate: float = NotProvided,
+        refresh: int = NotProvided,
+        pessimism: float = NotProvided,
+        critic_weight_decay: float = NotProvided,
         steps_per_iteration: int = NotProvided,
         **kwargs: Any,
     ) -> OMLTDDPGConfig:
@@ -162,11 +170,17 @@ class OMLTDDPGConfig(AlgorithmConfig):
             reward_key: entry of ``info`` to learn from instead of the reward, if the environment has it (the
                 inventory chain's reward is already discounted); None learns from the reward.
             reward_scale: the learned reward is the reward divided by this.
+            potential: ``Phi`` of observations; ``gamma Phi(s') - Phi(s)`` is added to the learned reward.
             solve_options, solver_pool: how and where the solver solves.
-            n_critics: ensemble members; the TD target takes the minimum, the solver the mean.
+            n_critics: ensemble members; the solver maximises their mean.
+            pessimism: the TD target's place between the mean (0) and the minimum (1) over the critics.
+            critic_weight_decay: of AdamW, on the hidden layers.
             updates_per_step: learner updates for each environment step.
             critic_updates, actor_updates: steps of each network in one learner update.
             deployed_rate: rate of the averaging of the deployed networks; 1 deploys the latest.
+            refresh: 0 solves for every sample that the actor learns from, as the paper does. A number instead
+                keeps the last maximiser beside each transition, renews that many of them in turn before each
+                learner update, and takes them for the TD target too: ``a' = a*(s')``.
             steps_per_iteration: environment steps of one ``train()``.
         """
         super().training(**kwargs)
@@ -308,6 +322,8 @@ class OMLTDDPG(Algorithm):
         self.episodes = EpisodeLog()
         self.pool = SolverPool(self.config.solver_pool)
         self._steps = 0
+        self._latest: dict[str, int] = {}  # serial number of the last transition of each episode under way
+        self._renewed = 0
         self._owed = 0.0  # learner updates that the sampled steps have earned and not yet had
 
     def training_step(self) -> None:
@@ -362,10 +378,18 @@ class OMLTDDPG(Algorithm):
             features = self._encoder.encode(observed)
             done = np.zeros(steps)
             done[-1] = float(chunk.is_terminated)
+            if self.config.potential is not None:
+                phi = self.config.potential(observed)
+                learned = learned + self.config.gamma * (1.0 - done) * phi[1:] - phi[:-1]
+            scaled = (actions - self._low) / self._width
+            serials = self.replay.added + np.arange(steps)
+            before = np.concatenate([[self._latest.pop(chunk.id_, -1)], serials[:-1]])
+            if not chunk.is_done:
+                self._latest[chunk.id_] = int(serials[-1])
             self.replay.add(
                 {
                     "obs": features[:-1],
-                    "action": (actions - self._low) / self._width,
+                    "action": scaled,
                     "reward": learned / self.config.reward_scale,
                     "next_obs": features[1:],
                     "done": done,
@@ -373,8 +397,14 @@ class OMLTDDPG(Algorithm):
                     "h": h[:-1],
                     "next_G": G[1:],
                     "next_h": h[1:],
+                    # The last known maximisers at both states: at first what was executed there.
+                    "best": scaled,
+                    "solved": np.zeros(steps),
+                    "next_best": np.concatenate([scaled[1:], scaled[-1:]]),
+                    "before": before.astype(np.float64),
                 }
             )
+            self.replay.write(before, next_best=scaled)
             unsafe = violation(self._safe_set, observed[:-1], actions) > SAFE_WITHIN
             self.episodes.add(chunk.id_, rewards.tolist(), infos, unsafe.tolist(), chunk.is_done)
             self._steps += steps
@@ -384,12 +414,19 @@ class OMLTDDPG(Algorithm):
 
     def _update(self) -> None:
         config = self.config
+        if config.refresh and self._steps > config.warm_up:
+            self._refresh()
         batch = self.replay.sample(config.train_batch_size_per_learner * config.critic_updates)
-        learns = self._steps > config.warm_up
         best, solved = np.zeros_like(batch["action"]), np.zeros(len(batch["done"]))
-        if learns:
-            part = slice(0, config.train_batch_size_per_learner * config.actor_updates)
-            best[part], solved[part] = self._best_actions({k: v[part] for k, v in batch.items()})
+        if config.refresh:
+            best, solved = batch["best"], batch["solved"]
+        elif self._steps > config.warm_up:
+            taught = config.train_batch_size_per_learner * config.actor_updates
+            actor, critics = self._networks("actor", "critics")
+            prefix = "next_" if config.constraint_lag else ""
+            rows = batch[prefix + "G"][:taught], batch[prefix + "h"][:taught]
+            state = batch["obs"][:taught]
+            best[:taught], solved[:taught] = self._best_actions(critics, state, *rows, actor(state))
         columns = {
             Columns.OBS: batch["obs"],
             Columns.ACTIONS: batch["action"],
@@ -399,6 +436,8 @@ class OMLTDDPG(Algorithm):
             "best": best,
             "solved": solved,
         }
+        if config.refresh:
+            columns["next_best"] = batch["next_best"]
         size = len(solved)
         results = self.learner_group.update(
             batch=MultiAgentBatch(
@@ -411,22 +450,33 @@ class OMLTDDPG(Algorithm):
         if results and results[0]:
             self.metrics.aggregate(results, key=LEARNER_RESULTS)
 
-    def _best_actions(self, batch: dict[str, Array]) -> tuple[Array, Array]:
-        """Line 11: ``a*_i = argmax_a Q(s_i, a)`` under the stored rows, from ``mu(s_i)``, and which are certified."""
+    def _refresh(self) -> None:
+        """Renew the kept maximisers of the next `refresh` transitions in turn, from the actor and the last one."""
+        kept = self.replay.serials()
+        serials = kept[(self._renewed + np.arange(min(self.config.refresh, len(kept)))) % len(kept)]
+        self._renewed = (self._renewed + len(serials)) % len(kept)
         prefix = "next_" if self.config.constraint_lag else ""
-        actor, critics = self._networks("actor", "critics")
+        state, G, h, last, before = self.replay.read(
+            serials, "obs", prefix + "G", prefix + "h", "best", "before"
+        )
+        actor, critics = self._networks("deployed_actor", "target_critics")
+        best, solved = self._best_actions(critics, state, G, h, np.stack([actor(state), last], axis=1))
+        best = np.where(solved[:, None] > 0, best, last)
+        self.replay.write(serials, best=best, solved=solved)
+        self.replay.write(before.astype(np.int64), next_best=best)
+
+    def _best_actions(
+        self, critics: list[MLP], state: Array, G: Array, h: Array, starts: Array
+    ) -> tuple[Array, Array]:
+        """Line 11: ``a*_i = argmax_a Q(s_i, a)`` under the stored rows, and which of them are certified.
+
+        What failed is masked and counted (metrics ``solver/...``), never replaced by a guess.
+        """
         n_actions = len(self._low)
         problem = CriticBatch(
-            critic=MLP.mean(critics),
-            states=batch["obs"],
-            G=batch[prefix + "G"],
-            h=batch[prefix + "h"],
-            low=np.zeros(n_actions),
-            high=np.ones(n_actions),
-            starts=actor(batch["obs"]),
+            MLP.mean(critics), state, G, h, np.zeros(n_actions), np.ones(n_actions), starts=starts
         )
         answer = self.pool.solve(problem, self.config.solve_options)
-        # What failed is masked and counted (metrics solver/...), never replaced by a guess.
         return np.where(answer.certified[:, None], answer.x, 0.0), answer.certified.astype(np.float64)
 
     # Weights: learner to solver, and learner to environment runners.
@@ -490,6 +540,8 @@ class OMLTDDPG(Algorithm):
                 "episodes": self.episodes.get_state(),
                 "steps": self._steps,
                 "owed": self._owed,
+                "latest": self._latest,
+                "renewed": self._renewed,
                 "generators": self.env_runner_group.foreach_env_runner(_environment_generators),
             }
         return state
@@ -502,6 +554,7 @@ class OMLTDDPG(Algorithm):
         self.replay.set_state(own["replay"])
         self.episodes.set_state(own["episodes"])
         self._steps, self._owed = own["steps"], own["owed"]
+        self._latest, self._renewed = own["latest"], own["renewed"]
         generators = own["generators"]
         indexed = dict(
             enumerate(generators, start=0 if self.env_runner_group.num_remote_workers() == 0 else 1)

@@ -20,15 +20,18 @@ def td_target(
     next_action: Tensor,
     done: Tensor,
     gamma: float,
+    pessimism: float,
 ) -> Tensor:
-    """``y = r + gamma (1 - done) min_e Q'_e(s', a')``, ``(B,)``; Algorithm 1 line 8.
+    """``y = r + gamma (1 - done) V'(s')``, ``(B,)``; Algorithm 1 line 8.
 
-    With one critic the minimum is that critic; with two it is the clipped double estimate
-    (Fujimoto et al. 2018). The paper takes ``a' = mu'(s')``.
+    ``V'`` lies between the mean over the critics (`pessimism` 0) and their minimum (1, the clipped
+    estimate of Fujimoto et al. 2018) of ``Q'_e(s', a')``; with one critic it is that critic. The paper takes
+    ``a' = mu'(s')``.
     """
     q = target_critics(torch.cat([next_state, next_action], dim=1))[..., 0]
-    worst: Tensor = q.min(dim=0).values
-    return reward + gamma * (1.0 - done) * worst
+    value: Tensor = (1.0 - pessimism) * q.mean(dim=0) + pessimism * q.min(dim=0).values
+    target: Tensor = reward + gamma * (1.0 - done) * value
+    return target
 
 
 def critic_gradients(critics: Ensemble, state: Tensor, action: Tensor, target: Tensor) -> Tensor:

@@ -20,6 +20,7 @@ from numpy.typing import ArrayLike, NDArray
 from envs.errors import InvalidSetting
 from envs.inventory.chain import DEFAULT, Array, InventoryChain
 from envs.inventory.dynamics import Outcome, initial_state, step
+from envs.inventory.encoder import InventoryEncoder
 from envs.inventory.safe_set import InventorySafeSet
 
 Observation: TypeAlias = Literal["state", "or_gym"]
@@ -222,6 +223,11 @@ class MultiEchelonInventory(gym.Env[Array, Array]):
     def safe_set(self) -> InventorySafeSet:
         """The safe actions of each observation; an error where the observation is not the state."""
         return self._batch.safe_set()
+
+    @property
+    def encoder(self) -> InventoryEncoder | None:
+        """Features of the observation for networks; None where the observation is not the state."""
+        return InventoryEncoder(self.chain) if self._batch.observation == "state" else None
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None

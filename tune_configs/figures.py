@@ -1,0 +1,188 @@
+"""The figures of a report, each as one SVG element that loads nothing from elsewhere."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from algorithms.common.episodes import EpisodeRecord
+from envs.statistics import bootstrap_interval
+from tune_configs.evaluation import PolicyResult
+
+COLOURS = ("#2563ab", "#c2571a", "#2e8b57", "#7b4ea3", "#8c6d1f", "#a33b5e")
+GREY = "#6b7280"
+WINDOW = 10
+"""Episodes of the moving mean."""
+
+_STYLE = {
+    "font.family": "sans-serif",
+    "font.size": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": "#9ca3af",
+    "axes.labelcolor": "#374151",
+    "axes.titlesize": 11,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "xtick.color": "#4b5563",
+    "ytick.color": "#4b5563",
+    "axes.grid": True,
+    "grid.color": "#e5e7eb",
+    "grid.linewidth": 0.8,
+    "legend.frameon": False,
+    "svg.fonttype": "path",
+}
+
+Array = NDArray[np.float64]
+
+
+def learning_curve(runs: Sequence[Sequence[EpisodeRecord]], lines: Sequence[tuple[str, float]]) -> str:
+    """Reward of each training episode with its moving mean; several runs as their mean and its interval.
+
+    Args:
+        runs: the episodes of each. lines: label and reward of horizontal lines.
+    """
+    with matplotlib.rc_context(_STYLE):
+        figure = Figure(figsize=(8.6, 3.9), layout="constrained")
+        axes = figure.subplots()
+        rewards = _stack([[e.reward for e in run] for run in runs])
+        x = np.arange(1, rewards.shape[1] + 1)
+        smooth = np.stack([_moving_mean(r) for r in rewards])
+        if len(runs) == 1:
+            axes.plot(x, rewards[0], ".", color=COLOURS[0], alpha=0.35, markersize=5, label="episode")
+            axes.plot(x, smooth[0], color=COLOURS[0], linewidth=2, label=f"mean of {WINDOW} episodes")
+        else:
+            for row in smooth:
+                axes.plot(x, row, color=COLOURS[0], alpha=0.25, linewidth=0.9)
+            _band(axes, x, smooth, COLOURS[0], f"mean of {len(runs)} runs, each over {WINDOW} episodes")
+        for (label, value), style in zip(lines, ("--", ":", "-."), strict=False):
+            axes.axhline(value, color=GREY, linestyle=style, linewidth=1.3, label=label)
+        axes.set(xlabel="training episode", ylabel="reward", xlim=(0, len(x) + 1))
+        axes.legend(loc="lower right", fontsize=9)
+        return _svg(figure, "learning curve")
+
+
+def distance_to_capacity(runs: Sequence[Sequence[EpisodeRecord]]) -> str:
+    """Smallest distance to capacity in each training episode, a panel for each stage (Figure 4 of the paper)."""
+    usable = [run for run in runs if all(e.distance_to_capacity for e in run)]
+    if not usable:
+        return ""
+    stages = len(usable[0][0].distance_to_capacity)
+    with matplotlib.rc_context(_STYLE):
+        figure = Figure(figsize=(8.6, 3.3), layout="constrained")
+        panels = np.atleast_1d(figure.subplots(1, stages, sharey=True))
+        for stage, axes in enumerate(panels):
+            rows = _stack([[e.distance_to_capacity[stage] for e in run] for run in usable])
+            x, colour = np.arange(1, rows.shape[1] + 1), COLOURS[stage % len(COLOURS)]
+            if len(rows) == 1:
+                axes.plot(x, rows[0], ".", color=colour, alpha=0.45, markersize=4)
+                axes.plot(x, _moving_mean(rows[0]), color=colour, linewidth=1.8)
+            else:
+                for row in rows:
+                    axes.plot(x, row, ".", color=colour, alpha=0.2, markersize=2.5)
+                _band(axes, x, np.stack([_moving_mean(r) for r in rows]), colour, "")
+            axes.axhline(0.0, color="#b91c1c", linewidth=1.2)
+            axes.set(xlabel="training episode", xlim=(0, len(x) + 1))
+            axes.set_title(f"stage {stage}" + (" (retailer)" if stage == 0 else ""), color=colour)
+        panels[0].set_ylabel("smallest distance [units]")
+        low = min(0.0, panels[0].get_ylim()[0])
+        if low < 0.0:
+            for axes in panels:
+                axes.axhspan(low, 0.0, color="#fee2e2", zorder=0)
+                axes.text(0.02, 0.02, "above capacity", transform=axes.transAxes, fontsize=8, color="#b91c1c")
+            panels[0].set_ylim(bottom=low)
+        return _svg(figure, "distance to capacity")
+
+
+def deployment(measured: Sequence[PolicyResult], published: Sequence[PolicyResult]) -> str:
+    """Boxes of reward and penalty of deployed policies, published means beside them (Figure 5 of the paper)."""
+    boxes = [row for row in measured if row.rewards]
+    others = [row for row in published if row.penalty is not None]
+    names = [_wrapped(row.name) for row in (*boxes, *others)]
+    with matplotlib.rc_context(_STYLE):
+        figure = Figure(figsize=(8.6, 0.46 * len(names) + 1.1), layout="constrained")
+        left, right = figure.subplots(1, 2, sharey=True)
+        for axes, quantity in ((left, "reward"), (right, "penalty")):
+            values = [row.rewards if quantity == "reward" else row.penalties for row in boxes]
+            drawn = axes.boxplot(
+                values,
+                positions=range(len(boxes)),
+                orientation="horizontal",
+                widths=0.55,
+                patch_artist=True,
+                showmeans=True,
+                medianprops={"color": "#111827"},
+                meanprops={
+                    "marker": "D",
+                    "markersize": 4,
+                    "markerfacecolor": "white",
+                    "markeredgecolor": "#111827",
+                },
+                flierprops={"marker": ".", "markersize": 4, "alpha": 0.5},
+            )
+            for patch, colour in zip(drawn["boxes"], COLOURS, strict=False):
+                patch.set(facecolor=colour, alpha=0.55, edgecolor=colour)
+            for position, row in enumerate(others, start=len(boxes)):
+                mean, std = row.reward if quantity == "reward" else (row.penalty or (np.nan, np.nan))
+                axes.errorbar(mean, position, xerr=std, fmt="o", color=GREY, capsize=3, markersize=4)
+            axes.set_yticks(range(len(names)), names, fontsize=9)
+            axes.grid(axis="y", visible=False)
+        left.set_xlabel("reward of an episode")
+        right.set_xlabel("penalty of an episode [units above capacity]")
+        if any(v > 100 for row in boxes for v in row.penalties):
+            right.set_xscale("symlog", linthresh=10)
+        left.set_ylim(len(names) - 0.4, -0.6)
+        return _svg(figure, "deployment")
+
+
+def _band(axes: Any, x: Array, rows: Array, colour: str, label: str) -> None:
+    low, high = bootstrap_interval(rows, np.random.default_rng(0), _mean)
+    axes.fill_between(x, low, high, color=colour, alpha=0.2, linewidth=0)
+    axes.plot(x, rows.mean(axis=0), color=colour, linewidth=2, label=label or None)
+
+
+def _mean(values: Array, axis: int) -> Array:
+    return np.asarray(values.mean(axis=axis))
+
+
+def _stack(rows: Sequence[Sequence[float]]) -> Array:
+    """Runs as rows, cut to the shortest."""
+    length = min(len(row) for row in rows)
+    return np.array([row[:length] for row in rows], dtype=np.float64)
+
+
+def _moving_mean(values: Array) -> Array:
+    """Mean of each value and up to ``WINDOW - 1`` before it."""
+    total = np.concatenate([[0.0], np.cumsum(values)])
+    end = np.arange(1, len(values) + 1)
+    begin = np.maximum(end - WINDOW, 0)
+    return np.asarray((total[end] - total[begin]) / (end - begin))
+
+
+def _wrapped(name: str) -> str:
+    return name.replace(" (", "\n(") if len(name) > 24 else name
+
+
+def _svg(figure: Figure, name: str) -> str:
+    """The figure as an SVG element: no XML prologue, no metadata, identifiers of its own within a page."""
+    stream = io.StringIO()
+    with matplotlib.rc_context({"svg.hashsalt": name}):
+        figure.savefig(
+            stream, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None}
+        )
+    text = stream.getvalue()
+    text = text[text.index("<svg") :]
+    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
+    prefix = name.replace(" ", "-")
+    # Matplotlib numbers its groups alike in every figure; on one page they must differ.
+    text = re.sub(r'(id="|xlink:href="#|url\(#)', rf"\g<1>{prefix}-", text)
+    size = re.search(r'viewBox="[^"]*"', text)
+    assert size is not None
+    return text.replace("<svg ", f'<svg role="img" aria-label="{name}" ', 1)

@@ -1,0 +1,56 @@
+"""RLlib's nested result of an iteration, as the few scalars that logs, tables and reports show. No Ray."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+OUTCOMES = ("certified", "repaired", "fallback", "unsafe")
+
+
+def scalars(result: Mapping[str, Any]) -> dict[str, float]:
+    """Scalars of one iteration; entries that the algorithm does not report, or that are not finite, are left out.
+
+    ``samples`` and ``seconds`` [s] since the start; ``reward_mean`` over the last episodes; ``critic_loss``,
+    ``actor_loss``; executed actions since the start by what the shield did, ``shield/<outcome>``; and of this
+    iteration's solves ``solver/solves``, ``failures`` (not certified optimal), ``seconds`` [s],
+    ``seconds_per_step`` [s / environment step], ``worker_restarts``, ``replays`` and, where the solver bounds
+    the global optimum, ``gap``.
+    """
+    runners = _mapping(result, "env_runners")
+    learner = _mapping(_mapping(result, "learners"), "default_policy")
+    found: dict[str, Any] = {
+        "iteration": result.get("training_iteration"),
+        "samples": result.get("num_env_steps_sampled_lifetime"),
+        "seconds": result.get("time_total_s"),
+        "reward_mean": runners.get("episode_return_mean"),
+        "critic_loss": learner.get("critic_loss"),
+        "actor_loss": learner.get("actor_loss"),
+    }
+    shield = _mapping(runners, "shield")
+    found |= {f"shield/{name}": shield.get(name, 0.0) for name in OUTCOMES if shield}
+
+    solver = _mapping(result, "solver")
+    backends = [tally for tally in solver.values() if isinstance(tally, Mapping)]
+    if backends:
+        total = {
+            name: sum(float(tally.get(name, 0.0)) for tally in backends)
+            for name in ("solves", "status_optimal", "solver_seconds", "worker_restarts", "replays")
+        }
+        steps = float(runners.get("num_env_steps_sampled", 0.0))
+        found |= {
+            "solver/solves": total["solves"],
+            "solver/failures": total["solves"] - total["status_optimal"],
+            "solver/seconds": total["solver_seconds"],
+            "solver/seconds_per_step": total["solver_seconds"] / steps if steps else None,
+            "solver/worker_restarts": total["worker_restarts"],
+            "solver/replays": total["replays"],
+            "solver/gap": solver.get("gap"),
+        }
+    return {name: float(v) for name, v in found.items() if v is not None and math.isfinite(float(v))}
+
+
+def _mapping(result: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    value = result.get(name)
+    return value if isinstance(value, Mapping) else {}

@@ -1,0 +1,228 @@
+"""Training in this process: `Algorithm.train()` in a loop, with a checkpoint after every iteration."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+import time
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from envs.errors import InvalidSetting
+from tune_configs.experiment import Experiment, find
+from tune_configs.metrics import scalars
+from tune_configs.runs import Run, Settings
+from tune_configs.tracking import Tracker, prepare_wandb
+
+EVALUATION_SEED = 1_000_000
+"""Seeds of training are small numbers, so that evaluation meets other customers."""
+
+
+def train(run: Run, console: Console) -> None:
+    """Train to the end of `run`, from its newest whole checkpoint if it has any.
+
+    Raises:
+        CheckpointError: if no checkpoint can be read, or the disk is full.
+    """
+    settings, experiment = run.settings, find(run.settings.experiment)
+    wandb_mode = prepare_wandb(settings.wandb)
+    config = configured(experiment, settings)
+    run.write("parameters.json", json.dumps(parameters(config), indent=1))
+    target = settings.episodes * experiment.EPISODE_LENGTH
+    begin = run.newest_intact(
+        lambda text: console.print(f"[yellow]{text} Trying the one before.[/]", highlight=False)
+    )
+    with local_ray(settings.env_runners + settings.solver_workers):
+        algorithm = config.build_algo()
+        try:
+            if begin is not None:
+                algorithm.restore_from_path(str(begin))
+                console.print(f"Continuing after {int(begin.name):,} of {target:,} samples.")
+            _loop(run, algorithm, target, wandb_mode, console)
+        finally:
+            algorithm.stop()
+
+
+def configured(experiment: Experiment, settings: Settings) -> Any:
+    """The experiment's configuration with the run's settings, iterations ending exactly at its last sample."""
+    config = experiment.config(settings.preset, settings.seed)
+    if settings.env_runners:
+        config.env_runners(num_env_runners=settings.env_runners)
+    if settings.solver_workers:
+        from solver_pool.pool import PoolConfig
+
+        config.training(solver_pool=PoolConfig(n_workers=settings.solver_workers))
+    samples = settings.episodes * experiment.EPISODE_LENGTH
+    config.training(steps_per_iteration=math.gcd(config.steps_per_iteration, samples))
+    return config
+
+
+def parameters(config: Any) -> dict[str, str]:
+    """The algorithm's parameters that differ from RLlib's defaults, as text."""
+    from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
+
+    default = AlgorithmConfig().to_dict()
+    return {
+        name: text
+        for name, value in sorted(config.to_dict().items())
+        if not name.startswith("_") and (text := _text(value)) != _text(default.get(name)) and name != "class"
+    }
+
+
+def _text(value: Any) -> str:
+    text = repr(value)
+    # Addresses say nothing, and change from run to run.
+    return type(value).__name__ if " object at 0x" in text or " at 0x" in text else text
+
+
+@contextmanager
+def local_ray(actors: int) -> Iterator[None]:
+    """Ray for `actors` more processes, quietly, unless it runs already; ``RAY_ADDRESS`` joins a cluster."""
+    import ray
+
+    for name in ("ray", "ray.rllib", "ray.tune"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", category=DeprecationWarning)
+    mine = not ray.is_initialized()
+    if mine:
+        here: dict[str, Any] = {"num_cpus": max(os.cpu_count() or 1, 1 + actors)}
+        ray.init(
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            **({} if os.environ.get("RAY_ADDRESS") else here),
+        )
+    try:
+        yield
+    finally:
+        if mine:
+            ray.shutdown()
+
+
+def _loop(run: Run, algorithm: Any, target: int, wandb_mode: str, console: Console) -> None:
+    samples = _samples(algorithm)
+    lines = run.keep_results(samples)
+    seconds = lines[-1]["seconds"] if lines else 0.0
+    totals = np.sum([_solves(line) for line in lines], axis=0) if lines else np.zeros(2)
+    run.write_episodes(algorithm.episodes.finished)
+    told = len(algorithm.episodes.finished)
+    tracker = Tracker(run.path, run.settings, wandb_mode, samples)
+    try:
+        with _Line(console, run.settings.episodes, told) as line:
+            while samples < target:
+                start = time.perf_counter()
+                result = algorithm.train()
+                seconds += time.perf_counter() - start
+                before, samples = samples, _samples(algorithm)
+                if samples == before:
+                    raise RuntimeError(
+                        "An iteration sampled no environment step; every environment runner is lost."
+                    )
+                episodes = algorithm.episodes.finished
+                figures = scalars(result) | {
+                    "samples": samples,
+                    "seconds": seconds,
+                    "iteration": len(lines) + 1,
+                }
+                figures["reward_last_10"] = _last_reward(algorithm)
+                lines.append(figures)
+                # The line first: whatever a kill leaves, no line of a checkpointed iteration is missing.
+                run.append_result({**figures, "episodes": episode_lines(episodes, told)})
+                run.save_checkpoint(samples, lambda folder: algorithm.save_to_path(str(folder)))
+                run.write_episodes(episodes)
+                tracker.log(figures)
+                told = len(episodes)
+                totals = totals + _solves(figures)
+                line.show(told, figures["reward_last_10"], totals)
+    except OSError as error:
+        raise InvalidSetting(
+            "run",
+            f"{run.path} cannot be written ({error.strerror or error})",
+            "Free space, then continue with --resume; the last complete checkpoint is untouched.",
+        ) from error
+    finally:
+        tracker.close()
+
+
+def episode_lines(episodes: list[Any], told: int) -> list[dict[str, Any]]:
+    """The episodes after the first `told`, numbered from 1, as plain data."""
+    return [{"episode": i, **vars(e)} for i, e in enumerate(episodes[told:], start=told + 1)]
+
+
+def _samples(algorithm: Any) -> int:
+    return int(algorithm.metrics.peek(("env_runners", "num_env_steps_sampled_lifetime"), default=0))
+
+
+def _last_reward(algorithm: Any) -> float:
+    last = [episode.reward for episode in algorithm.episodes.finished[-10:]]
+    return float(np.mean(last)) if last else math.nan
+
+
+def _solves(figures: dict[str, Any]) -> Any:
+    return np.array([figures.get("solver/solves", 0.0), figures.get("solver/failures", 0.0)])
+
+
+class _Line:
+    """What is shown while training runs: a live line on a terminal, now and then a printed one elsewhere."""
+
+    EVERY = 10.0
+    """[s] between printed lines."""
+
+    def __init__(self, console: Console, episodes: int, done: int) -> None:
+        self._console, self._episodes = console, episodes
+        self._start, self._first, self._printed = time.monotonic(), done, time.monotonic()
+        self._progress = Progress(
+            TextColumn("episode"),
+            MofNCompleteColumn(),
+            BarColumn(bar_width=24),
+            TextColumn("{task.fields[text]}"),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            console=console,
+            disable=not console.is_terminal,
+        )
+        self._task = self._progress.add_task("", total=episodes, completed=done, text="starting")
+
+    def __enter__(self) -> _Line:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+    def show(self, done: int, reward: float, totals: Any) -> None:
+        text = f"reward of last 10: {reward:.1f}  solves {totals[0]:,.0f}, failed {totals[1]:,.0f}"
+        self._progress.update(self._task, completed=done, text=text)
+        now = time.monotonic()
+        if not self._console.is_terminal and (now - self._printed >= self.EVERY or done >= self._episodes):
+            self._printed = now
+            left = (now - self._start) / max(done - self._first, 1) * (self._episodes - done)
+            self._console.print(
+                f"episode {done}/{self._episodes}  {text}  left {left:.0f} s", highlight=False
+            )
+
+
+def evaluate_and_report(run: Run, console: Console) -> Path:
+    """Deploy the trained policies on fresh episodes, print their table, write ``evaluation.json`` and the report."""
+    from tune_configs.report import write_report
+
+    settings, experiment = run.settings, find(run.settings.experiment)
+    newest = run.newest_intact(lambda text: console.print(f"[yellow]{text}[/]", highlight=False))
+    if newest is None:
+        raise InvalidSetting("run", f"{run.path} has no checkpoint", "Train first.")
+    result = experiment.evaluation(newest, settings.evaluation_episodes, EVALUATION_SEED)
+    result.save(run.path / "evaluation.json")
+    console.print(result.table(experiment.PUBLISHED))
+    report = write_report([run.path], run.path / "report.html")
+    console.print(f"Report: {report}", highlight=False, soft_wrap=True)
+    console.print(f"Checkpoint: {newest}", highlight=False, soft_wrap=True)
+    return report
