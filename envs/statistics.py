@@ -34,8 +34,9 @@ def clopper_pearson(violations: int, steps: int, confidence: float = 0.95) -> fl
 
 
 def interquartile_mean(values: ArrayLike) -> float:
-    """Mean without the smallest and the largest quarter (``floor(n / 4)`` values each): robust, unlike the mean,
-    and less noisy than the median.
+    """Mean without the smallest and the largest quarter, ``floor(n / 4)`` values each.
+
+    Unlike the mean it resists outliers, and it is less noisy than the median.
 
     Raises:
         InvalidSetting: if there are no values.

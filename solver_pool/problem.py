@@ -60,6 +60,8 @@ class MLP:
         weights: per layer, shape ``(n_out, n_in)``; the last has ``n_out = 1``.
         biases: per layer, shape ``(n_out,)``.
         activation: of the hidden layers, one of `ACTIVATIONS`; the output is linear.
+        blocks: the matrices between hidden layers are block-diagonal with this many equal blocks, as in the
+            mean of an ensemble. Solvers may pass over the zeros.
 
     Raises:
         InvalidProblem: on NaN or infinite weights, shapes that do not chain, or an unknown activation.
@@ -68,6 +70,7 @@ class MLP:
     weights: tuple[Array, ...]
     biases: tuple[Array, ...]
     activation: str
+    blocks: int = 1
 
     def __post_init__(self) -> None:
         if self.activation not in ACTIVATIONS:
@@ -98,6 +101,13 @@ class MLP:
                 f"gives {weights[-1].shape[0]} outputs",
                 "A critic gives one number, Q(s, a).",
             )
+        for i, w in enumerate(weights[1:-1], start=1):
+            if self.blocks < 1 or w.shape[0] % self.blocks or w.shape[1] % self.blocks:
+                raise InvalidProblem(
+                    "blocks", f"is {self.blocks} for weights[{i}] of shape {w.shape}", "It must divide both."
+                )
+            if np.count_nonzero(w) != sum(np.count_nonzero(w[block]) for block in diagonal_blocks(w, self.blocks)):
+                raise InvalidProblem("blocks", f"weights[{i}] has entries off its blocks", "Use blocks=1.")
         object.__setattr__(self, "weights", weights)
         object.__setattr__(self, "biases", biases)
 
@@ -124,16 +134,16 @@ class MLP:
             block = slice(begin, begin + 256)
             x = np.asarray(inputs[block], dtype=np.float64)
             slopes = []
-            for w, b in zip(self.weights[:-1], self.biases[:-1], strict=True):
-                z = x @ w.T
+            for layer, (w, b) in enumerate(zip(self.weights[:-1], self.biases[:-1], strict=True)):
+                z = _product(x, w.T, self.blocks if layer else 1)
                 z += b
                 x, slope = activate(self.activation, z)
                 slopes.append(slope)
             value[block] = (x @ self.weights[-1].T)[:, 0] + self.biases[-1]
             g = np.broadcast_to(self.weights[-1], (x.shape[0], self.weights[-1].shape[1]))
             for layer in range(len(slopes) - 1, -1, -1):
-                w = self.weights[layer]
-                g = (g * slopes[layer]) @ (w[:, first:] if layer == 0 else w)
+                w, g = self.weights[layer], g * slopes[layer]
+                g = _product(g, w, self.blocks) if layer else g @ w[:, first:]
             gradient[block] = g if slopes else g[:, first:]
         return value, gradient
 
@@ -165,7 +175,25 @@ class MLP:
         weights.append(np.concatenate([m.weights[-1] for m in members], axis=1) / len(members))
         biases = [np.concatenate([m.biases[i] for m in members]) for i in range(len(shapes) - 1)]
         biases.append(np.mean([m.biases[-1] for m in members], axis=0))
-        return MLP(tuple(weights), tuple(biases), first.activation)
+        return MLP(tuple(weights), tuple(biases), first.activation, len(members) * first.blocks)
+
+
+def diagonal_blocks(matrix: Array, count: int) -> list[tuple[slice, slice]]:
+    """Where the equal diagonal blocks of `matrix` stand."""
+    rows, columns = matrix.shape[0] // count, matrix.shape[1] // count
+    return [
+        (slice(i * rows, (i + 1) * rows), slice(i * columns, (i + 1) * columns)) for i in range(count)
+    ]
+
+
+def _product(left: Array, matrix: Array, blocks: int) -> Array:
+    """``left @ matrix`` for a block-diagonal matrix."""
+    if blocks == 1:
+        return np.asarray(left @ matrix)
+    out = np.empty((len(left), matrix.shape[1]))
+    for rows, columns in diagonal_blocks(matrix, blocks):
+        np.matmul(left[:, rows], matrix[rows, columns], out=out[:, columns])
+    return out
 
 
 def activate(name: str, z: Array) -> tuple[Array, Array]:

@@ -1,1 +1,1 @@
-"""One module for each experiment, and the command line `solverl` that trains, sweeps, evaluates and reports."""
+"""One module for each experiment, and the command line `solverl` on top of them."""

@@ -65,9 +65,9 @@ def _parser() -> argparse.ArgumentParser:
         "train",
         help="train once, then evaluate and report",
         description=(
-            "Train in one process, with a checkpoint after every iteration; then deploy the actor alone and SAFE\n"
-            "on fresh episodes and write report.html into the run's folder. A run that was killed at any moment\n"
-            "continues with --resume as if nothing had happened."
+            "Train in one process, with a checkpoint after every iteration; then deploy the actor alone\n"
+            "and SAFE on fresh episodes and write report.html into the run's folder. A run that was killed\n"
+            "at any moment continues with --resume as if nothing had happened."
         ),
         epilog=f"{listed}\n{examples}",
         formatter_class=raw,
@@ -97,8 +97,8 @@ def _parser() -> argparse.ArgumentParser:
         "sweep",
         help="train many times with Ray Tune",
         description=(
-            "Train once for each seed, with Ray Tune: side by side, with checkpoints, and continued after a kill.\n"
-            "--samples also draws learning rates; --asha stops the trials that learn worst."
+            "Train once for each seed with Ray Tune: side by side, with checkpoints, continued after a\n"
+            "kill. --samples also draws learning rates; --asha stops the trials that learn worst."
         ),
         epilog=f"{listed}\n{examples}",
         formatter_class=raw,
@@ -141,7 +141,7 @@ def _parser() -> argparse.ArgumentParser:
     report = commands.add_parser(
         "report",
         help="write one HTML file about one or several runs",
-        description="Write one HTML file that needs nothing else. Several runs, or a sweep, are averaged over their seeds.",
+        description="Write one HTML file that needs nothing else; several runs, or a sweep, are averaged.",
         epilog=examples,
         formatter_class=raw,
     )

@@ -10,6 +10,7 @@ from typing import Any
 import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from algorithms.common.episodes import EpisodeRecord
@@ -65,12 +66,13 @@ def learning_curve(runs: Sequence[Sequence[EpisodeRecord]], lines: Sequence[tupl
         for (label, value), style in zip(lines, ("--", ":", "-."), strict=False):
             axes.axhline(value, color=GREY, linestyle=style, linewidth=1.3, label=label)
         axes.set(xlabel="training episode", ylabel="reward", xlim=(0, len(x) + 1))
-        axes.legend(loc="lower right", fontsize=9)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        figure.legend(loc="outside upper center", ncols=2, fontsize=9)
         return _svg(figure, "learning curve")
 
 
 def distance_to_capacity(runs: Sequence[Sequence[EpisodeRecord]]) -> str:
-    """Smallest distance to capacity in each training episode, a panel for each stage (Figure 4 of the paper)."""
+    """Smallest distance to capacity in each episode, a panel for each stage (Figure 4 of the paper)."""
     usable = [run for run in runs if all(e.distance_to_capacity for e in run)]
     if not usable:
         return ""
@@ -92,17 +94,18 @@ def distance_to_capacity(runs: Sequence[Sequence[EpisodeRecord]]) -> str:
             axes.set(xlabel="training episode", xlim=(0, len(x) + 1))
             axes.set_title(f"stage {stage}" + (" (retailer)" if stage == 0 else ""), color=colour)
         panels[0].set_ylabel("smallest distance [units]")
-        low = min(0.0, panels[0].get_ylim()[0])
-        if low < 0.0:
-            for axes in panels:
-                axes.axhspan(low, 0.0, color="#fee2e2", zorder=0)
-                axes.text(0.02, 0.02, "above capacity", transform=axes.transAxes, fontsize=8, color="#b91c1c")
-            panels[0].set_ylim(bottom=low)
+        bottom, top = panels[0].get_ylim()
+        low = min(bottom, -0.12 * top)
+        for axes in panels:
+            axes.axhspan(low, 0.0, color="#fee2e2", zorder=0)
+            axes.text(0.02, 0.02, "above capacity", transform=axes.transAxes, fontsize=8, color="#b91c1c")
+            axes.xaxis.set_major_locator(MaxNLocator(nbins=5, integer=True))
+        panels[0].set_ylim(low, top)
         return _svg(figure, "distance to capacity")
 
 
 def deployment(measured: Sequence[PolicyResult], published: Sequence[PolicyResult]) -> str:
-    """Boxes of reward and penalty of deployed policies, published means beside them (Figure 5 of the paper)."""
+    """Boxes of reward and penalty of deployed policies, beside published means (Figure 5 of the paper)."""
     boxes = [row for row in measured if row.rewards]
     others = [row for row in published if row.penalty is not None]
     names = [_wrapped(row.name) for row in (*boxes, *others)]
@@ -183,6 +186,4 @@ def _svg(figure: Figure, name: str) -> str:
     prefix = name.replace(" ", "-")
     # Matplotlib numbers its groups alike in every figure; on one page they must differ.
     text = re.sub(r'(id="|xlink:href="#|url\(#)', rf"\g<1>{prefix}-", text)
-    size = re.search(r'viewBox="[^"]*"', text)
-    assert size is not None
     return text.replace("<svg ", f'<svg role="img" aria-label="{name}" ', 1)

@@ -10,7 +10,7 @@ OUTCOMES = ("certified", "repaired", "fallback", "unsafe")
 
 
 def scalars(result: Mapping[str, Any]) -> dict[str, float]:
-    """Scalars of one iteration; entries that the algorithm does not report, or that are not finite, are left out.
+    """Scalars of one iteration, without those that the algorithm does not report or that are not finite.
 
     ``samples`` and ``seconds`` [s] since the start; ``reward_mean`` over the last episodes; ``critic_loss``,
     ``actor_loss``; executed actions since the start by what the shield did, ``shield/<outcome>``; and of this

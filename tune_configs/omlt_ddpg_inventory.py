@@ -31,9 +31,9 @@ EPISODE_LENGTH = DEFAULT.periods
 STOP = {"num_env_steps_sampled_lifetime": EPISODES * EPISODE_LENGTH}
 PUBLISHED = Published(
     source=(
-        "Burtea and Tsay, Safe deployment of reinforcement learning using deterministic optimization of trained "
-        "neural networks, Tables 1 and 2. The paper states neither its capacities nor the scale of its "
-        "penalties, so that its penalties are not comparable with ours."
+        "Burtea and Tsay, Safe deployment of reinforcement learning using deterministic optimization of "
+        "trained neural networks, Tables 1 and 2. The paper states neither its capacities nor the scale of "
+        "its penalties, so that its penalties are not comparable with ours."
     ),
     deployment=(
         PolicyResult("OMLT-DDPG actor (paper)", (433.9, 23.9), (40.3, 21.8), published=True),
@@ -69,7 +69,7 @@ def config(preset: str = "tuned", seed: int = 0) -> Any:
 
 
 def param_space(preset: str = "tuned", seeds: int = 5, rates: bool = False) -> Any:
-    """Seeds ``0 .. seeds - 1`` as a grid; with `rates`, learning rates around the preset's are drawn as well."""
+    """Seeds ``0 .. seeds - 1`` as a grid; `rates` also draws learning rates around the preset's."""
     from ray import tune
 
     space = config(preset).debugging(seed=tune.grid_search(list(range(seeds))))

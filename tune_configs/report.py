@@ -25,17 +25,24 @@ body { font: 15px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica N
 main { max-width: 960px; margin: 0 auto; padding: 28px 20px 60px; }
 h1 { font-size: 26px; line-height: 1.25; margin: 0 0 4px; }
 h2 { font-size: 18px; margin: 0 0 10px; }
-p { margin: 6px 0 10px; } .muted { color: #6b7280; font-size: 13.5px; }
-section { background: #fff; border: 1px solid #e5e7eb; border-radius: 8px; padding: 18px 22px; margin: 18px 0; }
-.cards { display: grid; grid-template-columns: repeat(auto-fit, minmax(190px, 1fr)); gap: 12px; margin: 18px 0; }
-.card { background: #fff; border: 1px solid #e5e7eb; border-radius: 8px; padding: 12px 16px; }
-.card b { display: block; font-size: 22px; font-variant-numeric: tabular-nums; } .card span { color: #6b7280; font-size: 13px; }
-.scroll { overflow-x: auto; }
+p { margin: 6px 0 10px; }
+.muted { color: #6b7280; font-size: 13.5px; }
+section, .card { background: #fff; border: 1px solid #e5e7eb; border-radius: 8px; }
+section { padding: 18px 22px; margin: 18px 0; }
+.cards { display: grid; gap: 12px; margin: 18px 0; }
+.cards { grid-template-columns: repeat(auto-fit, minmax(190px, 1fr)); }
+.card { padding: 12px 16px; }
+.card b { display: block; font-size: 22px; font-variant-numeric: tabular-nums; }
+.card span { color: #6b7280; font-size: 13px; }
+.scroll { overflow-x: auto; margin-bottom: 14px; }
 table { border-collapse: collapse; width: 100%; font-size: 14px; font-variant-numeric: tabular-nums; }
 th, td { padding: 6px 10px; border-bottom: 1px solid #e5e7eb; text-align: right; white-space: nowrap; }
-th { color: #4b5563; font-weight: 600; } th:first-child, td:first-child { text-align: left; white-space: normal; }
-tr.published td { color: #6b7280; } tr:last-child td { border-bottom: 0; }
-td code { white-space: pre-wrap; overflow-wrap: anywhere; } table.settings td { text-align: left; white-space: normal; }
+th { color: #4b5563; font-weight: 600; }
+th:first-child, td:first-child { text-align: left; }
+tr.published td { color: #6b7280; }
+tr:last-child td { border-bottom: 0; }
+table.settings td { text-align: left; white-space: normal; vertical-align: top; }
+td code { white-space: pre-wrap; overflow-wrap: anywhere; font-size: 12.5px; }
 svg { width: 100%; height: auto; display: block; }
 details summary { cursor: pointer; font-weight: 600; }
 """
@@ -137,10 +144,10 @@ def _page(experiment: Experiment, records: list[Record]) -> str:
             _section(
                 "Deployment",
                 _table(COLUMNS, rows, theirs),
-                f"{evaluated.episodes} fresh episodes each, seed {evaluated.seed}, {evaluated.setting}; mean ± standard "
-                "deviation over episodes. A step violates if a stock exceeds its capacity at any moment of the "
-                "period; the bound is Clopper-Pearson's upper 95 % bound on the probability of such a step, with "
-                f"steps counted as independent. Grey rows: {published.source}",
+                f"{evaluated.episodes} fresh episodes each, seed {evaluated.seed}, {evaluated.setting}; mean "
+                "± standard deviation over episodes. A step violates if a stock exceeds its capacity at any "
+                "moment of the period; the bound is Clopper-Pearson's upper 95 % bound on the probability of "
+                f"such a step, with steps counted as independent. Grey rows: {published.source}",
             )
         )
     parts.append(
@@ -156,7 +163,7 @@ def _page(experiment: Experiment, records: list[Record]) -> str:
             _section(
                 "Distance to capacity while training",
                 drawing,
-                f"Smallest distance of each stage's stock to its capacity in every episode, and its mean over "
+                "Smallest distance of each stage's stock to its capacity in every episode, and its mean over "
                 f"{figures.WINDOW} episodes; below zero the capacity was exceeded (the paper's Figure 4).",
             )
         )
@@ -165,8 +172,8 @@ def _page(experiment: Experiment, records: list[Record]) -> str:
             _section(
                 "Reward and penalty in deployment",
                 figures.deployment(policies, published.deployment),
-                "Boxes span the quartiles of the evaluated episodes, with median (line) and mean (diamond). Grey: "
-                "published mean ± standard deviation; the scale of the published penalties is not known (the "
+                "Boxes span the quartiles of the evaluated episodes, with median (line) and mean (diamond). "
+                "Grey: published mean ± standard deviation, where the scale of the penalties is not known (the "
                 "paper's Figure 5).",
             )
         )
@@ -210,15 +217,17 @@ def _solver_table(records: list[Record], policies: list[PolicyResult]) -> str:
     parts = [_table(columns, rows)]
     solved = [row for row in policies if row.solver]
     if solved:
-        keys = list(solved[0].solver)
-        names = ("deployment", *(key.replace("_", " ") for key in keys))
-        cells = [(row.name, *(_number(row.solver.get(key, np.nan)) for key in keys)) for row in solved]
-        parts.append("<br>" + _table(names, cells))
+        names = ("deployment", *(row.name for row in solved))
+        cells = [
+            (key.replace("_", " "), *(_number(row.solver.get(key, np.nan)) for row in solved))
+            for key in solved[0].solver
+        ]
+        parts.append(_table(names, cells))
     parts.append(
-        '<p class="muted">A solve has failed unless its point was verified as optimal; its sample is then left out. '
-        "An executed action is certified if it satisfied its rows as proposed, repaired if it was projected on "
-        "them, a fallback if that failed too, and unsafe if training was told not to interfere. A gap needs a "
-        "solver that bounds the global optimum.</p>"
+        '<p class="muted">A solve has failed unless its point was verified as optimal; its sample is left '
+        "out then. An executed action is certified if it satisfied its rows as proposed, repaired if it was "
+        "projected on them, a fallback if that failed too, and unsafe if training was told not to interfere. "
+        "A gap needs a solver that bounds the global optimum.</p>"
     )
     return "".join(parts)
 
@@ -231,7 +240,8 @@ def _settings(records: list[Record]) -> str:
     rows = "".join(f"<tr><td>{_t(k)}</td><td><code>{_t(v)}</code></td></tr>" for k, v in shown.items())
     table = f'<table class="settings"><tbody>{rows}</tbody></table>'
     note = '<p class="muted">Parameters where they differ from RLlib\'s defaults.</p>'
-    return f'<section><details><summary>Configuration</summary>{note}<div class="scroll">{table}</div></details></section>'
+    summary = "<summary>Configuration</summary>"
+    return f'<section><details>{summary}{note}<div class="scroll">{table}</div></details></section>'
 
 
 def _table(

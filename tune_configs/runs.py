@@ -144,7 +144,7 @@ class Run:
             shutil.rmtree(old, ignore_errors=True)
 
     def newest_intact(self, tell: Callable[[str], None]) -> Path | None:
-        """The newest checkpoint that is whole, after telling about each that is not; None if none was written.
+        """The newest whole checkpoint, after telling about each that is not; None if none was written.
 
         Raises:
             CheckpointError: if there are checkpoints and all of them are damaged.
@@ -157,8 +157,8 @@ class Run:
                 tell(f"{error}")
         if found:
             raise CheckpointError(
-                f"checkpoint: none of {self.path / 'checkpoints'} is whole, so {self.path} cannot be continued. "
-                "Begin a new run in another folder."
+                f"checkpoint: none of {self.path / 'checkpoints'} is whole, so the run cannot be continued. "
+                "Begin a new one in another folder."
             )
         return None
 
@@ -170,7 +170,7 @@ class Run:
             stream.write(json.dumps(line) + "\n")
 
     def keep_results(self, samples: int) -> list[dict[str, Any]]:
-        """Drop the lines of iterations after `samples`, which a resumed run plays again; returns the others."""
+        """Drop the lines after `samples`, which a resumed run plays again; returns the others."""
         kept = [line for line in _lines(self.path / "result.json") if line["samples"] <= samples]
         self.write("result.json", "".join(json.dumps(line) + "\n" for line in kept))
         return kept
@@ -245,10 +245,8 @@ def find_checkpoint(path: Path) -> tuple[Path, dict[str, Any]]:
     Raises:
         InvalidSetting: if `path` is neither. CheckpointError: if nothing there is whole.
     """
-    if (
-        (path / "checkpoints").is_dir()
-        or ((path / "run.json").is_file()
-        and not (path / checkpoint.MANIFEST).is_file())
+    if (path / "checkpoints").is_dir() or (
+        (path / "run.json").is_file() and not (path / checkpoint.MANIFEST).is_file()
     ):
         settings = read_settings(path)
         if settings.get("sweep"):

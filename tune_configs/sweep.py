@@ -1,4 +1,4 @@
-"""Many trainings at once with Ray Tune: seeds, learning rates, ASHA, checkpoints, and resuming after a kill."""
+"""Many trainings with Ray Tune: seeds, learning rates, ASHA, checkpoints, and resuming after a kill."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ RESTARTS = 2
 
 
 def tell_episodes(algorithm: Any, result: dict[str, Any], **kwargs: Any) -> None:
-    """RLlib callback: put the episodes that ended since the last iteration into the result, for the report."""
+    """RLlib callback: put the episodes of this iteration into the result, for the report."""
     told = getattr(algorithm, "_episodes_told", 0)
     result["episodes"] = episode_lines(algorithm.episodes.finished, told)
     algorithm._episodes_told = len(algorithm.episodes.finished)
@@ -44,7 +44,8 @@ def begin(
 
     Args:
         path: of its folder. seeds: trials ``0 .. seeds - 1``. episodes: of each; None for the experiment's.
-        samples: draws of the learning rates for each seed; None keeps the preset's. asha: stop bad trials early.
+        samples: draws of the learning rates for each seed; None keeps the preset's.
+        asha: stop bad trials early.
         parallel: trials at once; None for as many as fit.
 
     Raises:
@@ -139,7 +140,7 @@ def resume(path: Path, console: Console, experiment: str) -> Any:
 
 
 def _finish(experiment: Experiment, path: Path, results: Any, samples: int, console: Console) -> Any:
-    """Print the trials and the best checkpoint, deploy those that were trained to the end, write the report."""
+    """Print the trials and the best checkpoint, deploy the finished ones, write the report."""
     from tune_configs.report import write_report
 
     table = Table(title=f"Trials of {path.name}", title_justify="left")

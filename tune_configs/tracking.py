@@ -20,7 +20,7 @@ HOST = "api.wandb.ai"
 
 
 def prepare_wandb(wanted: bool) -> str:
-    """Choose W&B's mode, in the environment, before Ray starts: its workers inherit it, and only then heed it.
+    """Choose W&B's mode before Ray starts: its workers inherit the environment, and only then heed it.
 
     Returns:
         ``"online"``, ``"offline"`` (no key, or no network: `wandb sync` can send it later) or ``"disabled"``.
@@ -44,7 +44,7 @@ class Tracker:
     """
 
     def __init__(self, folder: Path, settings: Settings, wandb_mode: str, samples: int) -> None:
-        from tensorboardX import SummaryWriter
+        from tensorboardX import SummaryWriter  # type: ignore[import-untyped]
 
         self._board = SummaryWriter(str(folder), purge_step=samples + 1 if samples else None)
         self._wandb: Any = None

@@ -53,7 +53,7 @@ def train(run: Run, console: Console) -> None:
 
 
 def configured(experiment: Experiment, settings: Settings) -> Any:
-    """The experiment's configuration with the run's settings, iterations ending exactly at its last sample."""
+    """The experiment's configuration with the run's settings; its iterations end with the last sample."""
     config = experiment.config(settings.preset, settings.seed)
     if settings.env_runners:
         config.env_runners(num_env_runners=settings.env_runners)
@@ -212,7 +212,7 @@ class _Line:
 
 
 def evaluate_and_report(run: Run, console: Console) -> Path:
-    """Deploy the trained policies on fresh episodes, print their table, write ``evaluation.json`` and the report."""
+    """Deploy the trained policies on fresh episodes, print and store their table, write the report."""
     from tune_configs.report import write_report
 
     settings, experiment = run.settings, find(run.settings.experiment)

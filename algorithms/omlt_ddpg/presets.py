@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from algorithms.common.exploration import HeldIntentions
 from algorithms.omlt_ddpg.omlt_ddpg import OMLTDDPGConfig
-from envs.inventory import DEFAULT
+from envs.inventory import DEFAULT, InventorySafeSet
 from envs.inventory.encoder import BookValue, InventoryEncoder
 from solver_pool.options import SolveOptions
 
@@ -31,13 +31,14 @@ def tuned(seed: int = 0) -> OMLTDDPGConfig:
     """
     config = paper()
     config.safety(
+        safe_set=InventorySafeSet(DEFAULT, availability=True),
         encoder=InventoryEncoder(DEFAULT),
         shield="repair",
         exploration=HeldIntentions(episodes=EPISODES, horizon=DEFAULT.periods, seed=seed),
     )
     config.training(
         train_batch_size_per_learner=256,
-        critic_updates=8,
+        critic_updates=3,
         actor_updates=2,
         refresh=48,
         warm_up=150,

@@ -54,15 +54,26 @@ class InventorySafeSet:
         is 0, so that ``a_j = 0`` until its position has drained, ``X_j(n+1) = X_j(n) - out_j <= X_j(n)``.
         An excess never grows, the other stages are safe as before, and ``a = 0`` stays inside.
 
+    With ``availability=True`` no stage orders more than its supplier can ship it now beyond what it already
+    owes, ``a_j <= max(I_{j+1} - BO_j, 0)`` (``M - 1`` rows more): the availability constraint of seed 000,
+    "constrained by available inventory", which its capacities leave open. The theorem holds as before, for
+    fewer actions are safe and ``a = 0`` is among them.
+
     The set is exact for the plan "order nothing more" under zero demand, and smaller than the set of all safe
     actions, which may also count on shipments of later periods (section 4).
 
     Args:
         chain: the chain; stages with infinite capacity have rows with ``h = inf``.
         capacity_at: ``"peak"`` (every moment) or ``"end"`` (period ends only).
+        availability: whether orders are limited to what suppliers have.
     """
 
-    def __init__(self, chain: InventoryChain, capacity_at: Literal["peak", "end"] = "peak") -> None:
+    def __init__(
+        self,
+        chain: InventoryChain,
+        capacity_at: Literal["peak", "end"] = "peak",
+        availability: bool = False,
+    ) -> None:
         if capacity_at not in ("peak", "end"):
             raise InvalidSetting("capacity_at", f"is {capacity_at!r}", "Use 'peak' or 'end'.")
         self.chain = chain
@@ -76,6 +87,9 @@ class InventorySafeSet:
             self._G[3 * j - 2, j - 1] = -1.0
             stage += [j, j, j]
         self._stage = np.array(stage)
+        self.availability = availability
+        if availability:
+            self._G = np.concatenate([self._G, np.eye(m)[:-1]])
 
     @property
     def low(self) -> Array:
@@ -88,8 +102,8 @@ class InventorySafeSet:
         return self.chain.supply.copy()
 
     def rows(self, observations: Array) -> tuple[Array, Array]:
-        """``G (3 M - 2, M)``, shared by all states, and ``h (B, 3 M - 2)`` [units], for observations ``(B,
-        n)``.
+        """``G (m, M)``, shared by all states, and ``h (B, m)`` [units], for observations ``(B, n)``; ``m`` is
+        ``3 M - 2``, with availability ``4 M - 3``.
 
         Raises:
             InvalidSetting: if the observations are not the chain's state.
@@ -114,7 +128,11 @@ class InventorySafeSet:
                     credit[:, self._stage == j] = 0.0
         room = room[:, self._stage]
         # Variant (iii): a stage without room orders nothing until it has drained.
-        return self._G, np.ascontiguousarray(np.where(room < 0, 0.0, room + credit))
+        h = np.where(room < 0, 0.0, room + credit)
+        if self.availability:
+            free = state[:, lay.stock][:, 1:] - state[:, lay.unfilled][:, :-1]
+            h = np.concatenate([h, np.maximum(free, 0.0)], axis=1)
+        return self._G, np.ascontiguousarray(h)
 
     def executable(self, actions: Array) -> Array:
         """Whole orders for ``actions (B, M)``: ``floor(a + 1e-6)`` on all stages together, at least zero.
@@ -140,6 +158,8 @@ class InventorySafeSet:
         """
         _, h = self.rows(observations)
         safe = np.clip(actions, 0.0, self.chain.supply)
+        if self.availability:
+            safe[:, :-1] = np.minimum(safe[:, :-1], h[:, 3 * self.chain.stages - 2 :])
         safe[:, 0] = np.minimum(safe[:, 0], h[:, 0])
         for j in range(1, self.chain.stages):
             limit = np.minimum(h[:, 3 * j - 1], h[:, 3 * j])

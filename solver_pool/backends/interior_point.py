@@ -31,11 +31,11 @@ from scipy.stats import qmc
 from solver_pool.backends import interior_point_kernel as kernel
 from solver_pool.errors import UnsupportedProblem
 from solver_pool.options import SolveOptions
-from solver_pool.problem import MLP, SMOOTH_ACTIVATIONS, Array, CriticBatch
+from solver_pool.problem import MLP, SMOOTH_ACTIVATIONS, Array, CriticBatch, diagonal_blocks
 from solver_pool.solution import BatchSolution, Status, primal_residuals, verified_batch
 
 MAX_ITERATIONS = 200
-THREAD_MINIMUM = 256
+THREAD_MINIMUM = 48
 """Programs below which a second thread costs more than it saves."""
 
 
@@ -225,13 +225,14 @@ def _drawn(n: int, count: int, seed: int) -> Array:
 
 def _packed(critic: MLP, n_states: int) -> tuple[object, ...]:
     """The network as the flat arrays that the kernel takes; one compiled signature serves every depth."""
-    hidden = critic.weights[1:-1]
-    counts = [w.size for w in hidden]
-    flat = np.concatenate([w.ravel() for w in hidden]) if hidden else np.empty(0)
-    transposed = np.concatenate([w.T.ravel() for w in hidden]) if hidden else np.empty(0)
+    hidden = [[w[block] for block in diagonal_blocks(w, critic.blocks)] for w in critic.weights[1:-1]]
+    counts = [sum(block.size for block in blocks) for blocks in hidden]
+    flat = np.concatenate([b.ravel() for blocks in hidden for b in blocks]) if hidden else np.empty(0)
+    transposed = np.concatenate([b.T.ravel() for blocks in hidden for b in blocks]) if hidden else np.empty(0)
     inner = critic.biases[1:-1]
     return (
         kernel.CODES[critic.activation],
+        critic.blocks,
         np.array([w.shape[0] for w in critic.weights[:-1]], dtype=np.int64),
         flat,
         transposed,

@@ -125,13 +125,17 @@ def activation_row(code, width, z, value, slope, curvature):
 
 
 @njit(nogil=True, error_model="numpy", fastmath={"contract", "nsz", "reassoc"}, cache=True)
-def _multiply(left, right, out, rows):
-    """``out[:rows] = left[:rows] @ right``; two rows and four terms at a time keep the FMA units busy."""
+def _multiply(left, right, out, rows, source, target):
+    """``out[:rows, target:] = left[:rows, source:] @ right``, over as many columns as `right` has.
+
+    Two rows and four terms at a time keep the FMA units busy.
+    """
     inner, width = right.shape
     even = rows - rows % 2
     quads = inner - inner % 4
     for r in range(0, even, 2):
-        a, b, oa, ob = left[r], left[r + 1], out[r], out[r + 1]
+        a, b = left[r, source:], left[r + 1, source:]
+        oa, ob = out[r, target:], out[r + 1, target:]
         for j in range(width):
             oa[j] = 0.0
             ob[j] = 0.0
@@ -148,7 +152,7 @@ def _multiply(left, right, out, rows):
                 oa[j] += a0 * w0[j]
                 ob[j] += b0 * w0[j]
     for r in range(even, rows):
-        a, oa = left[r], out[r]
+        a, oa = left[r, source:], out[r, target:]
         for j in range(width):
             oa[j] = 0.0
         for k in range(inner):
@@ -159,7 +163,7 @@ def _multiply(left, right, out, rows):
 
 @njit(nogil=True, error_model="numpy", fastmath={"contract", "nsz", "reassoc"}, cache=True)
 def _network(
-    code, sizes, flat, flat_transposed, offsets, bias, bias_offsets, last, last_bias,
+    code, blocks, sizes, flat, flat_transposed, offsets, bias, bias_offsets, last, last_bias,
     first, active, n, x, folded, item, width, n_starts,
     stack, product, slope, curvature, back, back_next, value, gradient, hessian,
 ):  # fmt: skip
@@ -193,8 +197,11 @@ def _network(
         if layer:
             previous = sizes[layer - 1]
             begin = offsets[layer - 1]
-            matrix = flat_transposed[begin : begin + previous * w].reshape(previous, w)
-            _multiply(stack, matrix, product[layer], (1 + n) * active)
+            inner, outer = previous // blocks, w // blocks
+            for block in range(blocks):
+                at = begin + block * inner * outer
+                matrix = flat_transposed[at : at + inner * outer].reshape(inner, outer)
+                _multiply(stack, matrix, product[layer], (1 + n) * active, block * inner, block * outer)
             b = bias[bias_offsets[layer - 1] : bias_offsets[layer - 1] + w]
             for i in range(active):
                 z = product[layer, i]
@@ -244,8 +251,11 @@ def _network(
                 for k in range(w):
                     d[k] *= s[k]
             begin = offsets[layer - 1]
-            matrix = flat[begin : begin + previous * w].reshape(w, previous)
-            _multiply(back, matrix, back_next, active)
+            inner, outer = w // blocks, previous // blocks
+            for block in range(blocks):
+                at = begin + block * inner * outer
+                matrix = flat[at : at + inner * outer].reshape(inner, outer)
+                _multiply(back, matrix, back_next, active, block * inner, block * outer)
             for i in range(active):
                 d, e = back[i], back_next[i]
                 for k in range(previous):
@@ -281,7 +291,7 @@ def _factor_solve(matrix, factor, rhs, n):
 
 @njit(nogil=True, error_model="numpy", cache=True)
 def solve_items(
-    code, sizes, flat, flat_transposed, offsets, bias, bias_offsets, last, last_bias,
+    code, blocks, sizes, flat, flat_transposed, offsets, bias, bias_offsets, last, last_bias,
     first, folded, width, rows, limits, row_scale, n_rows, starts, warm,
     tolerance, max_iterations,
     out_x, out_value, out_rows, out_lower, out_upper, out_status, out_iterations,
@@ -360,7 +370,7 @@ def solve_items(
         if active == 0:
             break
         _network(
-            code, sizes, flat, flat_transposed, offsets, bias, bias_offsets, last, last_bias,
+            code, blocks, sizes, flat, flat_transposed, offsets, bias, bias_offsets, last, last_bias,
             first, active, n, trial, folded, item, width, n_starts,
             stack, product, slope, curvature, back, back_next, value, gradient, hessian,
         )  # fmt: skip

@@ -197,3 +197,24 @@ def test_a_stage_without_capacity_has_rows_that_never_bind() -> None:
     assert np.isfinite(h[:, [0, 4, 5, 6]]).all()
     ends, peaks = play(chain, InventorySafeSet(chain), np.random.default_rng(0))
     assert max(ends, peaks) <= 0
+
+
+def test_with_availability_no_stage_orders_what_its_supplier_has_not() -> None:
+    """The rows of capacity stay, and ``a_j <= I_{j+1} - BO_j`` joins them; then nothing is ever back-ordered."""
+    both, capacity = InventorySafeSet(DEFAULT, availability=True), InventorySafeSet(DEFAULT)
+    rng = np.random.default_rng(0)
+    env = MultiEchelonInventory()
+    for seed in range(40):
+        state, _ = env.reset(seed=seed)
+        over = False
+        while not over:
+            wish = rng.uniform(0, 1.5, size=(1, 3)) * DEFAULT.supply
+            action = both.executable(both.clip(state[None], wish))
+            assert violation(both, state[None], action)[0] == 0.0
+            assert violation(capacity, state[None], action)[0] == 0.0
+            state, _, over, _, info = env.step(action[0])
+            assert (state[DEFAULT.layout.unfilled] == 0).all()
+            assert (info["cost"] == 0).all()
+    G, h = both.rows(state[None])
+    assert G.shape == (9, 3)
+    assert h.shape == (1, 9)

@@ -224,3 +224,20 @@ def test_mean_of_critics_is_one_network() -> None:
     inputs = np.random.default_rng(2).normal(size=(20, 7))
     mean = type(members[0]).mean(members)
     np.testing.assert_allclose(mean(inputs), np.mean([m(inputs) for m in members], axis=0), rtol=1e-13)
+
+
+def test_the_mean_of_critics_is_solved_as_fast_blocks_and_as_one_dense_network() -> None:
+    members = [random_critic(s, 7, (12, 8), "elu") for s in range(3)]
+    mean = type(members[0]).mean(members)
+    assert mean.blocks == 3
+    batch = random_batch(61, size=30, n_states=4, n_actions=3)
+    blocked = solve(replace(batch, critic=mean), ENGINE)
+    dense = solve(replace(batch, critic=replace(mean, blocks=1)), ENGINE)
+    assert blocked.certified.all()
+    np.testing.assert_allclose(blocked.objective, dense.objective, rtol=1e-7, atol=1e-7)
+
+
+def test_entries_off_the_blocks_are_an_error() -> None:
+    critic = random_critic(0, 7, (12, 8), "elu")
+    with pytest.raises(InvalidProblem, match="blocks"):
+        replace(critic, blocks=2)
