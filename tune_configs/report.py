@@ -173,7 +173,7 @@ def _page(experiment: Experiment, records: list[Record]) -> str:
                 "Reward and penalty in deployment",
                 figures.deployment(policies, published.deployment),
                 "Boxes span the quartiles of the evaluated episodes, with median (line) and mean (diamond). "
-                "Grey: published mean ± standard deviation, where the scale of the penalties is not known (the "
+                "Grey: published mean ± standard deviation, where the scale of the penalties is unknown (the "
                 "paper's Figure 5).",
             )
         )

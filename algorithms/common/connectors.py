@@ -18,7 +18,7 @@ class Exploration(Protocol):
     """How an algorithm departs from its greedy action. Deterministic given its state; no global generator."""
 
     def explore(self, episode: str, G: Array, h: Array, low: Array, high: Array, greedy: Array) -> Array:
-        """The action wanted instead of `greedy` ``(n_a,)`` under rows ``(m, n_a)``, ``(m,)`` [action units]."""
+        """The action wanted instead of `greedy` ``(n_a,)``; rows ``(m, n_a)``, ``(m,)`` [action units]."""
         ...
 
     def get_state(self) -> dict[str, Any]: ...

@@ -71,7 +71,7 @@ class ReplayBuffer:
         return {name: values[index] for name, values in self._fields.items()}
 
     def serials(self) -> NDArray[np.int64]:
-        """Running numbers of the transitions kept, oldest first; number ``n`` stands in slot ``n % capacity``."""
+        """Running numbers of what is kept, oldest first; number ``n`` stands in slot ``n % capacity``."""
         return np.arange(self.added - self.size, self.added)
 
     def read(self, serials: NDArray[np.int64], *names: str) -> tuple[Array, ...]:

@@ -23,6 +23,12 @@ class OMLTDDPGLearner(TorchLearner):
     solver's action. Column ``solved`` is zero during the warm-up, which leaves the actor as it is.
     """
 
+    def build(self) -> None:
+        # Networks of this size gain nothing from a second thread, and threads that spin beside the solver's
+        # and other processes' make everything ten times slower.
+        torch.set_num_threads(1)
+        super().build()
+
     def configure_optimizers_for_module(self, module_id: str, config: Any = None) -> None:
         module = self._networks(module_id)
         for name, network, rate, decay in (
@@ -56,14 +62,14 @@ class OMLTDDPGLearner(TorchLearner):
             critic_loss = critic_gradients(module.critics, state, part[Columns.ACTIONS], target)
             self._all_reduce(module.critics.parameters())
             critic.step()
+            module.target_critics.move_towards(module.critics, config.tau)
+            module.deployed_critics.move_towards(module.critics, config.deployed_rate)
             if k < config.actor_updates and self._total(part["solved"].sum()) > 0:
                 actor_loss = actor_gradients(module.actor, state, part["best"], part["solved"])
                 self._all_reduce(module.actor.parameters())
                 actor.step()
-            module.target_critics.move_towards(module.critics, config.tau)
-            module.target_actor.move_towards(module.actor, config.tau)
-            module.deployed_critics.move_towards(module.critics, config.deployed_rate)
-            module.deployed_actor.move_towards(module.actor, config.deployed_rate)
+                module.target_actor.move_towards(module.actor, config.tau)
+                module.deployed_actor.move_towards(module.actor, config.deployed_rate)
         self.metrics.log_value((DEFAULT_MODULE_ID, "critic_loss"), critic_loss.item(), window=100)
         if actor_loss is not None:
             self.metrics.log_value((DEFAULT_MODULE_ID, "actor_loss"), actor_loss.item(), window=100)

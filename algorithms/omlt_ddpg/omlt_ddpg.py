@@ -241,7 +241,7 @@ class OMLTDDPGConfig(AlgorithmConfig):
         if safe_set is None:
             raise ValueError(
                 f"safe_set: the environment {self.env!r} has none. Give one with "
-                "config.safety(safe_set=...): an object with rows(observations) -> (G, h), see envs/safe_set.py."
+                "config.safety(safe_set=...): rows(observations) -> (G, h), as in envs/safe_set.py."
             )
         return safe_set, encoder
 
@@ -327,7 +327,7 @@ class OMLTDDPG(Algorithm):
         self._owed = 0.0  # learner updates that the sampled steps have earned and not yet had
 
     def training_step(self) -> None:
-        """One iteration: `steps_per_iteration` environment steps, and after each round its learner updates."""
+        """`steps_per_iteration` environment steps, and after each round the learner updates it has earned."""
         config = self.config
         target = self._steps + config.steps_per_iteration
         while self._steps < target:
@@ -451,7 +451,7 @@ class OMLTDDPG(Algorithm):
             self.metrics.aggregate(results, key=LEARNER_RESULTS)
 
     def _refresh(self) -> None:
-        """Renew the kept maximisers of the next `refresh` transitions in turn, from the actor and the last one."""
+        """Renew the kept maximisers of the next `refresh` transitions, from the actor and the last one."""
         kept = self.replay.serials()
         serials = kept[(self._renewed + np.arange(min(self.config.refresh, len(kept)))) % len(kept)]
         self._renewed = (self._renewed + len(serials)) % len(kept)
@@ -522,7 +522,7 @@ class OMLTDDPG(Algorithm):
         )
 
     def actor_policy(self) -> Callable[[Array], Array]:
-        """The actor alone as a function of observations ``(B, n_s)``: clipped to the box, rows not looked at."""
+        """The actor alone, of observations ``(B, n_s)``: clipped to the box, without a look at the rows."""
         actor, _ = self._networks("deployed_actor", "deployed_critics")
         low, width, executable = self._low, self._width, self._safe_set.executable
         encode = self._encoder.encode

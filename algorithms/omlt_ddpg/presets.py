@@ -37,7 +37,7 @@ def tuned(seed: int = 0) -> OMLTDDPGConfig:
         exploration=HeldIntentions(episodes=EPISODES, horizon=DEFAULT.periods, seed=seed),
     )
     config.training(
-        train_batch_size_per_learner=256,
+        train_batch_size_per_learner=128,
         critic_updates=3,
         actor_updates=2,
         refresh=48,
@@ -60,5 +60,5 @@ def tuned(seed: int = 0) -> OMLTDDPGConfig:
 
 
 def _decay(rate: float, factor: float, points: int = 9) -> list[list[float]]:
-    """Exponential decay from `rate` to ``factor * rate`` over the run, as RLlib's piecewise-linear schedule."""
+    """Exponential decay from `rate` to ``factor * rate`` over the run, as RLlib's schedule."""
     return [[STEPS * i / (points - 1), rate * factor ** (i / (points - 1))] for i in range(points)]

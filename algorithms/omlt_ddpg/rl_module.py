@@ -47,7 +47,7 @@ class OMLTDDPGModule(TorchRLModule, InferenceOnlyAPI):
             )
 
         self.actor, self.critics = actor(), critics()
-        # Targets follow slowly for the TD target; deployed networks are what acts, an average of the last steps.
+        # Targets follow slowly; deployed networks are what acts, an average of the last steps.
         self.target_actor, self.deployed_actor = actor(), actor()
         self.target_critics, self.deployed_critics = critics(), critics()
         for copy, source in (

@@ -36,7 +36,8 @@ def td_target(
 
 def critic_gradients(critics: Ensemble, state: Tensor, action: Tensor, target: Tensor) -> Tensor:
     """Gradients of ``sum_e mean_b (Q_e(s_b, a_b) - y_b)^2``, line 9; returns the mean squared error."""
-    error = critics.regression_gradients(torch.cat([state, action], dim=1), target[:, None])
+    even = torch.full_like(target, 1.0 / len(target))
+    error = critics.regression_gradients(torch.cat([state, action], dim=1), target[:, None], even)
     return (error**2).mean()
 
 
@@ -44,16 +45,9 @@ def actor_gradients(actor: Ensemble, state: Tensor, best: Tensor, solved: Tensor
     """Gradients of ``mean_b |mu(s_b) - a*_b|^2`` over the solved samples, line 12; returns that loss.
 
     Args:
-        best: ``(B, n_a)``, solver-made maximisers. solved: ``(B,)``, 1 where the solver's answer is certified;
-            the others count for nothing.
+        best: ``(B, n_a)``, solver-made maximisers.
+        solved: ``(B,)``, 1 where the solver's answer is certified; the others count for nothing.
     """
-    # An unsolved sample is given its own output as target, and the mean is over the solved ones.
-    with torch.no_grad():
-        output = actor(state)[0]
-    mask = solved[:, None] > 0
-    error = actor.regression_gradients(state, torch.where(mask, best, output))
-    share = solved.sum().clamp(min=1.0) / len(solved)
-    for parameter in actor.parameters():
-        if parameter.grad is not None:
-            parameter.grad /= share
-    return (error**2).sum(-1).mean() / share
+    weights = solved / solved.sum().clamp(min=1.0)
+    error = actor.regression_gradients(state, best, weights)[0]
+    return (weights[:, None] * error**2).sum()

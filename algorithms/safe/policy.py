@@ -155,6 +155,6 @@ class SafePolicy:
         folder = checkpoint.verify(path)
         if not (folder / FILE).is_file():
             raise checkpoint.CheckpointError(
-                f"checkpoint: {folder} holds no {FILE}. Give a checkpoint of an algorithm with a critic (OMLT-DDPG)."
+                f"checkpoint: {folder} holds no {FILE}. Give one of an algorithm with a critic."
             )
         return SafePolicy(**pickle.loads((folder / FILE).read_bytes()))

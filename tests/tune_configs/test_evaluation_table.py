@@ -19,8 +19,8 @@ NAME = "omlt_ddpg_inventory"
 
 
 def greedy(observations: np.ndarray) -> np.ndarray:
-    """Order 25 everywhere: soon above the capacities."""
-    return np.full((len(observations), 3), 25.0)
+    """Order 80 everywhere: soon above the capacities."""
+    return np.full((len(observations), 3), 80.0)
 
 
 def test_counts_are_those_of_the_environment() -> None:
@@ -32,7 +32,7 @@ def test_counts_are_those_of_the_environment() -> None:
         env.reset(seed=0)
         reward, penalty, over = 0.0, 0.0, False
         while not over:
-            _, r, over, _, info = env.step(np.full(3, 25.0))
+            _, r, over, _, info = env.step(np.full(3, 80.0))
             reward, penalty = reward + r, penalty + float(info["cost"].sum())
             violations += int((info["peak_excess"] > 0).any())
         rewards.append(reward)
