@@ -16,7 +16,7 @@ setup: ## .venv with the tested packages, and the system libraries where that is
 	@.ci/setup
 
 run: setup ## the main job: train OMLT-DDPG on the supply chain, evaluate, table and report
-	@$(BIN)/solverl main
+	@$(BIN)/solverl train omlt_ddpg_inventory
 
 test: setup ## lint, types, import rules and the tests: all of them, failing if any failed
 	@failed=; \

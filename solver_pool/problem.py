@@ -52,7 +52,7 @@ def _ordered(low: Array, high: Array) -> None:
         )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class MLP:
     """A trained scalar network ``Q(x) = W_L f(... f(W_1 x + b_1) ...) + b_L``.
 

@@ -73,6 +73,11 @@ def param_space(preset: str = "tuned", seeds: int = 5, rates: bool = False) -> A
     from ray import tune
 
     space = config(preset).debugging(seed=tune.grid_search(list(range(seeds))))
+    if space.exploration is not None:
+        # It has a seed of its own, which follows the trial's.
+        space.safety(
+            exploration=tune.sample_from(lambda spec: config(preset, spec.config["seed"]).exploration)
+        )
     if rates:
         space.training(
             critic_lr=tune.choice([_times(space.critic_lr, f) for f in FACTORS]),
@@ -123,19 +128,21 @@ def evaluation(checkpoint: Path, episodes: int, seed: int, capacities: str | Non
     trained_on = safe.safe_set.chain if isinstance(safe.safe_set, InventorySafeSet) else DEFAULT
     played = chain(capacities, trained_on)
     if played != trained_on:
-        safe = SafePolicy(safe.critic, InventorySafeSet(played), safe.encoder, safe.actor, safe.options)
-    rows = (
+        availability = isinstance(safe.safe_set, InventorySafeSet) and safe.safe_set.availability
+        rows = InventorySafeSet(played, availability=availability)
+        safe = SafePolicy(safe.critic, rows, safe.encoder, safe.actor, safe.options)
+    results = (
         []
         if safe.actor is None
         else [_measure("actor alone", _alone(safe, safe.actor), played, episodes, seed)]
     )
     recorded = Recorded(safe)
-    rows.append(_measure("SAFE", recorded, played, episodes, seed, recorded))
-    rows.append(_measure("base-stock, tuned (reference)", tuned_base_stock(played), played, episodes, seed))
+    results.append(_measure("SAFE", recorded, played, episodes, seed, recorded))
+    results.append(_measure("base-stock, tuned (reference)", tuned_base_stock(played), played, episodes, seed))
     best = perfect_information(played, demand_paths(played, episodes, seed))
-    rows.append(PolicyResult("perfect information (upper bound)", (float(best.mean()), float(best.std()))))
+    results.append(PolicyResult("perfect information (upper bound)", (float(best.mean()), float(best.std()))))
     room = ", ".join(f"{c:g}" for c in played.storage_capacity)
-    return Evaluation(episodes, seed, f"capacities {room}", rows)
+    return Evaluation(episodes, seed, f"capacities {room}", results)
 
 
 class Recorded:

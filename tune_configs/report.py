@@ -190,8 +190,8 @@ def _page(experiment: Experiment, records: list[Record]) -> str:
 def _solver_table(records: list[Record], policies: list[PolicyResult]) -> str:
     """What the solver did in training, run by run, and in deployment."""
     columns = (
-        "training, by seed", "solves", "failed", "actions: certified", "repaired", "fallback", "unsafe",
-        "solver s", "ms per env step", "gap",
+        "training, seed", "solves", "failed", "certified", "repaired", "fallback", "unsafe",
+        "solver s", "ms per step", "gap",
     )  # fmt: skip
     rows = []
     for record in records:

@@ -62,7 +62,8 @@ class Run:
     """A run folder that this process writes, locked against every other one."""
 
     def __init__(self, path: Path, settings: Settings, lock: IO[str]) -> None:
-        self.path, self.settings, self._lock = path, settings, lock
+        # RLlib takes a relative path for an address without a scheme.
+        self.path, self.settings, self._lock = path.resolve(), settings, lock
 
     @staticmethod
     def create(path: Path, settings: Settings) -> Run:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,49 @@ def tell_episodes(algorithm: Any, result: dict[str, Any], **kwargs: Any) -> None
     told = getattr(algorithm, "_episodes_told", 0)
     result["episodes"] = episode_lines(algorithm.episodes.finished, told)
     algorithm._episodes_told = len(algorithm.episodes.finished)
+
+
+class Progress:
+    """Tune callback: one line for every trial, now and then. Tune's own tables print whole configurations."""
+
+    EVERY = 10.0
+    """[s] between two lines of a trial."""
+
+    def __init__(self, samples: int) -> None:
+        self._samples = samples
+        self._printed: dict[str, float] = {}
+
+    def __call__(self, trial: Any, result: dict[str, Any]) -> None:
+        """Tell about a new result of `trial`, unless it was told about a moment ago."""
+        seen, now = int(result.get("num_env_steps_sampled_lifetime", 0)), time.monotonic()
+        if now - self._printed.get(trial.trial_id, -self.EVERY) < self.EVERY and seen < self._samples:
+            return
+        self._printed[trial.trial_id] = now
+        reward = (result.get("env_runners") or {}).get("episode_return_mean", float("nan"))
+        seed = trial.config.get("seed")
+        text = (
+            f"trial {trial.trial_id} seed {seed}: {seen:,} of {self._samples:,} samples, reward {reward:.1f}"
+        )
+        print(text, flush=True)
+
+
+def _callbacks(samples: int, wandb_mode: str) -> list[Any]:
+    from ray.tune import Callback
+
+    progress = Progress(samples)
+
+    class Told(Callback):
+        """Passes results on; the class is made here because only a sweep imports Ray."""
+
+        def on_trial_result(
+            self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
+        ) -> None:
+            progress(trial, result)
+
+        def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+            print(f"trial {trial.trial_id} failed; see {trial.local_path}", flush=True)
+
+    return [Told(), *tune_callbacks(wandb_mode)]
 
 
 def begin(
@@ -105,8 +149,8 @@ def begin(
                     num_to_keep=2, checkpoint_frequency=1, checkpoint_at_end=True
                 ),
                 failure_config=tune.FailureConfig(max_failures=RESTARTS),
-                callbacks=tune_callbacks(wandb_mode),
-                verbose=1,
+                callbacks=_callbacks(max(steps.values()), wandb_mode),
+                verbose=0,
             ),
         )
         results = tuner.fit()

@@ -351,7 +351,11 @@ class OMLTDDPG(Algorithm):
             self.metrics.aggregate([runner.get_metrics()], key=ENV_RUNNER_RESULTS)
             return episodes
         episodes, results = synchronous_parallel_sample(
-            worker_set=self.env_runner_group, max_env_steps=steps, concat=True, _return_metrics=True
+            worker_set=self.env_runner_group,
+            max_env_steps=steps,
+            concat=True,
+            _uses_new_env_runners=True,
+            _return_metrics=True,
         )
         self.metrics.aggregate(results, key=ENV_RUNNER_RESULTS)
         return episodes

@@ -113,8 +113,8 @@ class SafePolicy:
 
     def act_batch(self, observations: Array) -> tuple[Shielded, BatchSolution]:
         """The same for observations ``(B, n_s)``."""
-        features = self.encoder.encode(observations)
         G, h = self.safe_set.rows(observations)
+        features = self.encoder.encode(observations)
         # Rows and box in scaled actions u, a = low + width * u.
         problem = CriticBatch(
             critic=self.critic,

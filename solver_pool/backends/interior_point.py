@@ -223,8 +223,12 @@ def _drawn(n: int, count: int, seed: int) -> Array:
     return np.asarray(points)
 
 
+@lru_cache(maxsize=4)
 def _packed(critic: MLP, n_states: int) -> tuple[object, ...]:
-    """The network as the flat arrays that the kernel takes; one compiled signature serves every depth."""
+    """The network as the flat arrays that the kernel takes; one compiled signature serves every depth.
+
+    Networks are equal only to themselves, so that the last few are remembered by identity.
+    """
     hidden = [[w[block] for block in diagonal_blocks(w, critic.blocks)] for w in critic.weights[1:-1]]
     counts = [sum(block.size for block in blocks) for blocks in hidden]
     flat = np.concatenate([b.ravel() for blocks in hidden for b in blocks]) if hidden else np.empty(0)

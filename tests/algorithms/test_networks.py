@@ -77,7 +77,11 @@ def test_copies_and_states_stay_connected_to_what_they_compute_with() -> None:
 @pytest.mark.parametrize("name", ["ReLU", "Tanh", "Softplus", "Sigmoid", "ELU"])
 def test_any_feed_forward_torch_critic_becomes_a_plain_network(name: str) -> None:
     torch_critic = nn.Sequential(
-        nn.Linear(4, 8), getattr(nn, name)(), nn.Linear(8, 8, bias=False), getattr(nn, name)(), nn.Linear(8, 1)
+        nn.Linear(4, 8),
+        getattr(nn, name)(),
+        nn.Linear(8, 8, bias=False),
+        getattr(nn, name)(),
+        nn.Linear(8, 1),
     )
     x = torch.randn(10, 4, generator=torch.Generator().manual_seed(4))
     plain = mlp_from_torch(torch_critic)

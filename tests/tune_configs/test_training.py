@@ -19,11 +19,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tune_configs import cli
+from tune_configs import cli, sweep
 from tune_configs.runs import Run, find_checkpoint, read
 
 NAME = "omlt_ddpg_inventory"
-EPISODES = 12
+EPISODES = 11
 """The tuned preset draws its first minibatch of 256 transitions in the ninth episode."""
 FLAGS = ["--preset", "tuned", "--seed", "3", "--episodes", str(EPISODES), "--evaluation-episodes", "10"]
 
@@ -104,8 +104,10 @@ def test_a_killed_run_resumes_as_if_it_had_not_been(unkilled: Path, tmp_path: Pa
 
 
 def test_a_damaged_checkpoint_is_named_and_the_one_before_used(
-    unkilled: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    unkilled: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Also by a relative path, as the default one is."""
+    monkeypatch.chdir(tmp_path)
     run = tmp_path / "damaged"
     shutil.copytree(unkilled, run)
     newest, previous = Run.open(run).checkpoints()
@@ -113,7 +115,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_used(
     data = bytearray(file.read_bytes())
     data[len(data) // 2] ^= 1
     file.write_bytes(data)
-    assert cli.main(["train", NAME, "--resume", "--run", str(run)]) == 0
+    assert cli.main(["train", NAME, "--resume", "--run", "damaged"]) == 0
     told = " ".join(capsys.readouterr().out.split())
     assert f"the contents of {file} are damaged" in told
     assert f"Continuing after {int(previous.name)} of {30 * EPISODES} samples." in told
@@ -144,7 +146,7 @@ def test_records(unkilled: Path) -> None:
     """TensorBoard and W&B's offline files are there, checkpoints are the last two, tables agree."""
     assert any(unkilled.glob("events.out.tfevents.*"))
     assert any(unkilled.glob("wandb/offline-run-*/*.wandb"))
-    assert [p.name for p in Run.open(unkilled).checkpoints()] == ["000000360", "000000330"]
+    assert [p.name for p in Run.open(unkilled).checkpoints()] == ["000000330", "000000300"]
     record = read(unkilled)[0]
     rows = (unkilled / "episodes.csv").read_text().splitlines()
     assert len(rows) == 1 + EPISODES
@@ -193,16 +195,21 @@ def test_evaluation_needs_no_ray(unkilled: Path, tmp_path: Path) -> None:
 
 
 def test_a_sweep_trains_each_seed_and_can_be_reported_and_resumed(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("WANDB_MODE", "disabled")  # its process for each trial would double the time
+    monkeypatch.setattr(sweep, "EVALUATION_EPISODES", 5)
     path = tmp_path / "sweep"
-    flags = ["--preset", "paper", "--seeds", "2", "--episodes", "4", "--asha", "--run", str(path)]
+    flags = ["--preset", "tuned", "--seeds", "2", "--episodes", "4", "--asha", "--run", str(path)]
     assert cli.main(["sweep", NAME, *flags]) == 0
     told = " ".join(capsys.readouterr().out.split())
     assert f"Report: {path / 'report.html'}" in told
     assert str(path) in told.split("Best checkpoint: ")[1]
     records = read(path)
     assert sorted(record.settings["seed"] for record in records) == [0, 1]
+    explorations = [pickle.loads(p.read_bytes())["exploration"] for p in sorted(path.glob("*/params.pkl"))]
+    first, second = (e._generator.bit_generator.state for e in explorations)
+    assert first != second
     finished = [record for record in records if record.iterations[-1]["samples"] == 120]
     assert finished
     assert all(len(record.episodes) == 4 and record.evaluation for record in finished)
