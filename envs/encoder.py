@@ -13,9 +13,9 @@ Array = NDArray[np.float64]
 
 @runtime_checkable
 class Encoder(Protocol):
-    """A fixed feature map ``phi(s)``, and a fixed linear map of ``(phi(s), a)`` before the critic's first layer.
+    """A fixed feature map ``phi(s)``, and a fixed linear map of ``(phi(s), a)`` before the critic.
 
-    Environments offer one as ``env.unwrapped.encoder``; without it the observation is scaled by `Scaled`.
+    Environments offer one as ``env.unwrapped.encoder``; without it `Scaled` scales the observation.
     The linear map folds into the critic's first layer, so that solvers still see a plain network.
     """
 
@@ -24,7 +24,7 @@ class Encoder(Protocol):
 
     @property
     def mixing(self) -> Array:
-        """``(n_features + n_a, n_features + n_a)``: the critic's first layer sees ``(phi(s), a) @ mixing``."""
+        """``(n_features + n_a, n_features + n_a)``: the critic sees ``(phi(s), a) @ mixing``."""
         ...
 
     def encode(self, observations: Array) -> Array:

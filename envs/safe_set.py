@@ -30,7 +30,7 @@ class SafeSet(Protocol):
     def high(self) -> Array: ...
 
     def rows(self, observations: Array) -> tuple[Array, Array]:
-        """Rows for a batch of observations ``(B, n_s)``: ``G (m, n_a)`` or ``(B, m, n_a)``, and ``h (B, m)``."""
+        """``G``, ``(m, n_a)`` or ``(B, m, n_a)``, and ``h (B, m)`` for a batch of observations ``(B, n_s)``."""
         ...
 
     def executable(self, actions: Array) -> Array:

@@ -1,4 +1,4 @@
-"""What networks see of the chain: its state in units of demand, projected stocks, and a basis over the periods."""
+"""What networks see of the chain: its state in units of demand, projected stocks, a basis over periods."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class InventoryEncoder:
         left = state[:, lay.periods_left]
         centres = np.linspace(0.0, chain.periods, self.basis)
         width = chain.periods / max(self.basis - 1, 1)
-        # What each stage owes: customers in backlog at the retailer, unfilled orders of the stage below elsewhere.
+        # What each stage owes: the retailer to customers in backlog, the others unfilled orders from below.
         owed = np.concatenate([backlog, unfilled[:, :-1]], axis=1)
         available = stock - owed
         projected = [available[:, [j]] + np.cumsum(state[:, own], axis=1) for j, own in enumerate(lay.stages)]
@@ -104,8 +104,8 @@ class InventoryEncoder:
 class BookValue:
     """A potential for reward shaping: all material in the chain at a fixed value, zero once the game is over.
 
-    Shaping by ``gamma Phi(s') - Phi(s)`` leaves every policy's ranking as it is (Ng, Harada and Russell 1999),
-    but an order no longer looks like a loss until it is sold a lead time later.
+    Shaping by ``gamma Phi(s') - Phi(s)`` leaves the ranking of policies as it is (Ng, Harada and Russell
+    1999), but an order no longer looks like a loss until it is sold a lead time later.
 
     Attributes:
         chain: whose observations these are.

@@ -1,4 +1,4 @@
-"""Who solves what. A backend is one file with ``solve(problem, options)``, in one order: unpack, build, solve, fill."""
+"""Who solves what. A backend is one file with ``solve(problem, options)``: unpack, build, solve, fill."""
 
 from __future__ import annotations
 

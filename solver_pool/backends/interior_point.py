@@ -19,6 +19,7 @@ Source: seed 000, Algorithm 1 line 11 and Algorithm 2; figures in benchmarks/cri
 
 from __future__ import annotations
 
+import itertools
 import os
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
@@ -52,7 +53,7 @@ def solve(problem: CriticBatch, options: SolveOptions) -> BatchSolution:
     critic = problem.critic
     if critic.activation not in SMOOTH_ACTIVATIONS:
         raise UnsupportedProblem(
-            f"activation: the interior-point engine needs second derivatives, {critic.activation!r} has none. "
+            f"activation: the interior-point engine needs curvature; {critic.activation!r} has none. "
             "Use backend='omlt' (exact, by MILP) or backend='auto'."
         )
     if len(critic.weights) < 2:
@@ -98,7 +99,7 @@ def solve(problem: CriticBatch, options: SolveOptions) -> BatchSolution:
         run(slice(0, size))
     else:
         edges = [size * i // threads for i in range(threads + 1)]
-        parts = [slice(a, b) for a, b in zip(edges[:-1], edges[1:], strict=True)]
+        parts = [slice(a, b) for a, b in itertools.pairwise(edges)]
         list(_executor(_threads()).map(run, parts))
     t, value, rows, lower, upper, ended, iterations = results
 

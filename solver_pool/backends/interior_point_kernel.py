@@ -492,7 +492,7 @@ def solve_items(
                             matrix[j, q] = total
                         matrix[j, j] += zl[i, j] / x[i, j] + zu[i, j] / (1.0 - x[i, j])
                     correction = 0.0
-                    for attempt in range(40):
+                    for _attempt in range(40):
                         for j in range(n):
                             for q in range(j + 1):
                                 work[j, q] = matrix[j, q]
