@@ -106,7 +106,9 @@ class MLP:
                 raise InvalidProblem(
                     "blocks", f"is {self.blocks} for weights[{i}] of shape {w.shape}", "It must divide both."
                 )
-            if np.count_nonzero(w) != sum(np.count_nonzero(w[block]) for block in diagonal_blocks(w, self.blocks)):
+            if np.count_nonzero(w) != sum(
+                np.count_nonzero(w[block]) for block in diagonal_blocks(w, self.blocks)
+            ):
                 raise InvalidProblem("blocks", f"weights[{i}] has entries off its blocks", "Use blocks=1.")
         object.__setattr__(self, "weights", weights)
         object.__setattr__(self, "biases", biases)
@@ -181,9 +183,7 @@ class MLP:
 def diagonal_blocks(matrix: Array, count: int) -> list[tuple[slice, slice]]:
     """Where the equal diagonal blocks of `matrix` stand."""
     rows, columns = matrix.shape[0] // count, matrix.shape[1] // count
-    return [
-        (slice(i * rows, (i + 1) * rows), slice(i * columns, (i + 1) * columns)) for i in range(count)
-    ]
+    return [(slice(i * rows, (i + 1) * rows), slice(i * columns, (i + 1) * columns)) for i in range(count)]
 
 
 def _product(left: Array, matrix: Array, blocks: int) -> Array:

@@ -64,7 +64,7 @@ class Checkout:
         self.libraries.touch()
         self.command("python3.11", PYTHON)
         self.command("cc", "#!/usr/bin/env bash\ncat >/dev/null\n")
-        self.command("pkg-config", '#!/usr/bin/env bash\n[[ -f $STUB_LIBRARIES ]]\n')
+        self.command("pkg-config", "#!/usr/bin/env bash\n[[ -f $STUB_LIBRARIES ]]\n")
         self.command("id", "#!/usr/bin/env bash\necho 1000\n")
 
     @property

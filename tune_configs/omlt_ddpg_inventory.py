@@ -138,7 +138,9 @@ def evaluation(checkpoint: Path, episodes: int, seed: int, capacities: str | Non
     )
     recorded = Recorded(safe)
     results.append(_measure("SAFE", recorded, played, episodes, seed, recorded))
-    results.append(_measure("base-stock, tuned (reference)", tuned_base_stock(played), played, episodes, seed))
+    results.append(
+        _measure("base-stock, tuned (reference)", tuned_base_stock(played), played, episodes, seed)
+    )
     best = perfect_information(played, demand_paths(played, episodes, seed))
     results.append(PolicyResult("perfect information (upper bound)", (float(best.mean()), float(best.std()))))
     room = ", ".join(f"{c:g}" for c in played.storage_capacity)

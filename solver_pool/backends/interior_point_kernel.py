@@ -458,7 +458,9 @@ def solve_items(
                     worst_pull = max(worst_pull, abs(pull))
                     if width[sample, j] > 0.0:
                         stationarity = max(stationarity, abs(pull) / (allowed * width[sample, j]))
-                    complementarity = max(complementarity, max(zl[i, j] * x[i, j], zu[i, j] * (1.0 - x[i, j])))
+                    complementarity = max(
+                        complementarity, max(zl[i, j] * x[i, j], zu[i, j] * (1.0 - x[i, j]))
+                    )
                 for r in range(m_i):
                     activity = 0.0
                     for j in range(n):
@@ -534,7 +536,9 @@ def solve_items(
                             longest_dual = min(longest_dual, -tau * zl[i, j] / dl[i, j])
                         if du[i, j] < 0.0:
                             longest_dual = min(longest_dual, -tau * zu[i, j] / du[i, j])
-                        slope_phi += d * (-scale[i] * gradient[i, j] - mu[i] / x[i, j] + mu[i] / (1.0 - x[i, j]))
+                        slope_phi += d * (
+                            -scale[i] * gradient[i, j] - mu[i] / x[i, j] + mu[i] / (1.0 - x[i, j])
+                        )
                         phi -= mu[i] * (np.log(x[i, j]) + np.log(1.0 - x[i, j]))
                     for r in range(m_i):
                         activity, move = 0.0, 0.0
@@ -592,7 +596,12 @@ def solve_items(
             if i != final:
                 item[i] = item[final]
                 value[i] = value[final]
-                mu[i], scale[i], alpha[i], alpha_dual[i] = mu[final], scale[final], alpha[final], alpha_dual[final]
+                mu[i], scale[i], alpha[i], alpha_dual[i] = (
+                    mu[final],
+                    scale[final],
+                    alpha[final],
+                    alpha_dual[final],
+                )
                 merit[i], merit_slope[i], penalty[i] = merit[final], merit_slope[final], penalty[final]
                 shift[i], steps[i], cuts[i], fresh[i] = shift[final], steps[final], cuts[final], fresh[final]
                 for j in range(n):
