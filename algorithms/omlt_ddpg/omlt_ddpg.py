@@ -82,7 +82,6 @@ class OMLTDDPGConfig(AlgorithmConfig):
         self.actor_hidden: tuple[int, ...] = (64, 64)
         self.reward_key: str | None = "reward_undiscounted"
         self.reward_scale = 1.0
-        self.potential: Callable[[Array], Array] | None = None
         # Solving.
         self.solve_options = SolveOptions()
         self.solver_pool = PoolConfig()
@@ -142,7 +141,6 @@ class OMLTDDPGConfig(AlgorithmConfig):
         actor_hidden: tuple[int, ...] = NotProvided,
         reward_key: str | None = NotProvided,
         reward_scale: float = NotProvided,
-        potential: Callable[[Array], Array] | None = NotProvided,
         solve_options: SolveOptions = NotProvided,
         solver_pool: PoolConfig = NotProvided,
         n_critics: int = NotProvided,
@@ -170,7 +168,6 @@ class OMLTDDPGConfig(AlgorithmConfig):
             reward_key: entry of ``info`` to learn from instead of the reward, if the environment has it (the
                 inventory chain's reward is already discounted); None learns from the reward.
             reward_scale: the learned reward is the reward divided by this.
-            potential: ``Phi`` of observations; ``gamma Phi(s') - Phi(s)`` is added to the learned reward.
             solve_options, solver_pool: how and where the solver solves.
             n_critics: ensemble members; the solver maximises their mean.
             pessimism: the TD target's place between the mean (0) and the minimum (1) over the critics.
@@ -234,7 +231,7 @@ class OMLTDDPGConfig(AlgorithmConfig):
         """
         safe_set, encoder = self.safe_set, self.encoder
         if safe_set is None or encoder is None:
-            env = self._make_env()
+            env = self.make_env()
             safe_set = safe_set or getattr(env.unwrapped, "safe_set", None)
             encoder = encoder or getattr(env.unwrapped, "encoder", None) or _scaled(env)
             env.close()
@@ -245,7 +242,8 @@ class OMLTDDPGConfig(AlgorithmConfig):
             )
         return safe_set, encoder
 
-    def _make_env(self) -> gym.Env[Any, Any]:
+    def make_env(self) -> gym.Env[Any, Any]:
+        """One environment as the runners make theirs."""
         if self.env is None:
             raise ValueError("environment: none was given. Call config.environment(...) first.")
         if not isinstance(self.env, str):
@@ -382,9 +380,6 @@ class OMLTDDPG(Algorithm):
             features = self._encoder.encode(observed)
             done = np.zeros(steps)
             done[-1] = float(chunk.is_terminated)
-            if self.config.potential is not None:
-                phi = self.config.potential(observed)
-                learned = learned + self.config.gamma * (1.0 - done) * phi[1:] - phi[:-1]
             scaled = (actions - self._low) / self._width
             serials = self.replay.added + np.arange(steps)
             before = np.concatenate([[self._latest.pop(chunk.id_, -1)], serials[:-1]])

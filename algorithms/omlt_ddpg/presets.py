@@ -5,7 +5,7 @@ from __future__ import annotations
 from algorithms.common.exploration import HeldIntentions
 from algorithms.omlt_ddpg.omlt_ddpg import OMLTDDPGConfig
 from envs.inventory import DEFAULT, InventorySafeSet
-from envs.inventory.encoder import BookValue, InventoryEncoder
+from envs.inventory.encoder import InventoryEncoder
 from solver_pool.options import SolveOptions
 
 ENVIRONMENT = "solverl/MultiEchelonInventory-v0"
@@ -25,9 +25,10 @@ def tuned(seed: int = 0) -> OMLTDDPGConfig:
     """The same algorithm and the same 4,500 samples, with many small steps since a solve costs microseconds.
 
     What was added and why: the solver's maximisers are kept beside the transitions and renewed in turn, and
-    the TD target takes them; several critics, averaged; eight critic steps for each sample; features that
-    show projected stocks after the decision; exploration that holds an intention for an episode, inside the
-    safe set; a book value of stock as potential, for orders are paid now and sold eighteen periods later.
+    the TD target takes them; four critics, averaged; three critic steps for each sample; features that show
+    projected stocks after the decision; exploration that holds an intention for an episode, inside the safe
+    set, for an order is paid now and sold eighteen periods later; orders limited to what suppliers have, as
+    the paper's description of the environment says.
     """
     config = paper()
     config.safety(
@@ -52,7 +53,6 @@ def tuned(seed: int = 0) -> OMLTDDPGConfig:
         tau=0.01,
         deployed_rate=0.002,
         reward_scale=50.0,
-        potential=BookValue(DEFAULT),
         solve_options=SolveOptions(tolerance=1e-6),
     )
     config.env_runners(rollout_fragment_length=DEFAULT.periods)

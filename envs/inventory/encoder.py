@@ -99,24 +99,3 @@ class InventoryEncoder:
             matrix[n + j, total + j] = c / (5.0 * d)
         return matrix
 
-
-@dataclass(frozen=True)
-class BookValue:
-    """A potential for reward shaping: all material in the chain at a fixed value, zero once the game is over.
-
-    Shaping by ``gamma Phi(s') - Phi(s)`` leaves the ranking of policies as it is (Ng, Harada and Russell
-    1999), but an order no longer looks like a loss until it is sold a lead time later.
-
-    Attributes:
-        chain: whose observations these are.
-        value: of one unit, wherever it is [reward per unit].
-    """
-
-    chain: InventoryChain
-    value: float = 0.5
-
-    def __call__(self, observations: Array) -> Array:
-        """``Phi (B,)`` of observations ``(B, n_s)``."""
-        lay, state = self.chain.layout, np.asarray(observations, dtype=np.float64)
-        material = state[:, lay.stock].sum(axis=1) + state[:, lay.pipeline].sum(axis=1)
-        return np.asarray(self.value * material * (state[:, lay.periods_left.start] > 0))

@@ -271,3 +271,15 @@ def test_safe_deploys_from_a_checkpoint_without_a_violation(built: Any, tmp_path
     assert certificate.violation == 0.0
     assert certificate.certificate.kkt_residual < 1e-5
     np.testing.assert_array_equal(action, algorithm.safe_policy()(state[None])[0])
+
+
+def test_safe_is_rllibs_evaluation(built: Any) -> None:
+    from algorithms.safe.evaluation import evaluate_safe
+
+    config = small("tuned")
+    config.evaluation(evaluation_interval=1, evaluation_duration=3, custom_evaluation_function=evaluate_safe)
+    seen = built(config).train()["evaluation"]["env_runners"]
+    assert np.isfinite(seen["episode_return_mean"])
+    assert seen["certified"] + seen["repaired"] + seen["fallback"] == 90
+    assert seen["unsafe_steps"] == 0
+    assert seen["cost_mean"] == 0

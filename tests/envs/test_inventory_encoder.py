@@ -10,7 +10,7 @@ import pytest
 from envs.encoder import Encoder, Scaled
 from envs.inventory import DEFAULT, InventoryChain, MultiEchelonInventory
 from envs.inventory.dynamics import initial_state, position, step
-from envs.inventory.encoder import BookValue, InventoryEncoder
+from envs.inventory.encoder import InventoryEncoder
 
 
 def states(chain: InventoryChain, count: int = 50) -> np.ndarray:
@@ -69,15 +69,6 @@ def test_chains_of_any_length(lead_times: tuple[int, ...]) -> None:
     features = env.encoder.encode(state[None])
     assert features.shape == (1, env.encoder.n_features)
     assert env.encoder.mixing.shape == (env.encoder.n_features + m,) * 2
-
-
-def test_the_book_value_is_all_material_and_nothing_at_the_end() -> None:
-    state = states(DEFAULT)
-    lay = DEFAULT.layout
-    material = state[:, lay.stock].sum(1) + state[:, lay.pipeline].sum(1)
-    np.testing.assert_allclose(BookValue(DEFAULT, 0.5)(state), 0.5 * material)
-    state[:, lay.periods_left] = 0
-    np.testing.assert_array_equal(BookValue(DEFAULT, 0.5)(state), 0.0)
 
 
 def test_other_observations_are_scaled_by_their_bounds() -> None:
