@@ -71,7 +71,7 @@ class SafePolicy:
         safe_set: gives the rows of each observation.
         encoder: features of each observation; default the observation itself.
         actor: gives the first start; optional.
-        options: of the solve; several starts find the better of several local optima.
+        options: of the solve; several starts find the better of several local optima, in proportional time.
 
     Raises:
         InvalidProblem: if the critic has an unsupported layer or weights that are not finite.
@@ -83,7 +83,7 @@ class SafePolicy:
         safe_set: SafeSet,
         encoder: Encoder | None = None,
         actor: PlainActor | None = None,
-        options: SolveOptions = SolveOptions(n_starts=4),
+        options: SolveOptions = SolveOptions(n_starts=2),
     ) -> None:
         self.critic = critic if isinstance(critic, MLP) else mlp_from_torch(critic)
         self.safe_set, self.actor, self.options = safe_set, actor, options

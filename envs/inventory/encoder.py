@@ -52,12 +52,30 @@ class InventoryEncoder:
 
     def encode(self, observations: Array) -> Array:
         """Features ``(B, n_features)`` of observations ``(B, n_s)`` [units]."""
+        state = np.asarray(observations, dtype=np.float64)
+        matrix, constant = self._affine
+        features = state @ matrix + constant
+        # The bumps over the periods are the only features that are not affine in the state.
+        left = state[:, self.chain.layout.periods_left]
+        centres = np.linspace(0.0, self.chain.periods, self.basis)
+        width = self.chain.periods / max(self.basis - 1, 1)
+        begin = self.chain.layout.size
+        features[:, begin : begin + self.basis] = np.exp(-0.5 * ((left - centres) / width) ** 2)
+        return np.asarray(features)
+
+    @cached_property
+    def _affine(self) -> tuple[Array, Array]:
+        """Matrix ``(n_s, n_features)`` and constant of the affine features, read off the zero and unit states."""
+        zero = np.zeros((1, self.chain.layout.size))
+        constant = self._affine_features(zero)
+        return self._affine_features(np.eye(zero.shape[1])) - constant, constant
+
+    def _affine_features(self, state: Array) -> Array:
+        """Every feature but the bumps, whose place is left at zero."""
         chain, d = self.chain, self._unit
-        lay, state = chain.layout, np.asarray(observations, dtype=np.float64)
+        lay = chain.layout
         stock, unfilled, backlog = state[:, lay.stock], state[:, lay.unfilled], state[:, lay.backlog]
         left = state[:, lay.periods_left]
-        centres = np.linspace(0.0, chain.periods, self.basis)
-        width = chain.periods / max(self.basis - 1, 1)
         # What each stage owes: the retailer to customers in backlog, the others unfilled orders from below.
         owed = np.concatenate([backlog, unfilled[:, :-1]], axis=1)
         available = stock - owed
@@ -71,7 +89,7 @@ class InventoryEncoder:
                 backlog / (2.5 * d),
                 state[:, lay.pipeline] / (1.25 * d),
                 2.0 * left / chain.periods - 1.0,
-                np.exp(-0.5 * ((left - centres) / width) ** 2),
+                np.zeros((len(state), self.basis)),
                 (np.concatenate(projected, axis=1) - 3.0 * d) / (2.0 * d),
                 (net - 4.5 * d) / (1.5 * d),
                 available[:, 1:] / d,
@@ -98,4 +116,3 @@ class InventoryEncoder:
                 matrix[n + j, suppliers + j] = -c / d
             matrix[n + j, total + j] = c / (5.0 * d)
         return matrix
-

@@ -45,6 +45,16 @@ def test_each_outcome() -> None:
     np.testing.assert_allclose(result.violation, [0.0, 0.0, 0.1, 0.0], atol=1e-9)
 
 
+def test_a_solvers_last_digits_are_taken_off() -> None:
+    """A proposal out by 1e-9 is certified, and what is executed satisfies its rows exactly."""
+    proposed = np.array([[0.5, 0.5 + 1e-9]])
+    result = shield(Triangle(), np.array([[1.0]]), proposed, POOL, "repair")
+    assert result.outcome[0] == Outcome.CERTIFIED
+    assert result.violation[0] == 0.0
+    assert result.actions[0].sum() <= 1.0
+    np.testing.assert_allclose(result.actions, proposed, atol=1e-5)
+
+
 def test_raw_mode_executes_and_counts() -> None:
     result = shield(Triangle(), np.array([[1.0], [1.0]]), np.array([[0.9, 0.9], [2.0, -1.0]]), POOL, "raw")
     assert list(result.outcome) == [Outcome.UNSAFE, Outcome.CERTIFIED]

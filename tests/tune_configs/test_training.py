@@ -87,7 +87,7 @@ def assert_same(run: Path, other: Path) -> None:
 def test_a_killed_run_resumes_as_if_it_had_not_been(unkilled: Path, tmp_path: Path) -> None:
     run = tmp_path / "killed"
     arguments = [sys.executable, "-m", "tune_configs.cli", "train", NAME, *FLAGS, "--run", str(run)]
-    moment = random.random()
+    moment = random.SystemRandom().random()  # RLlib has seeded the ordinary one
     with subprocess.Popen(
         [*arguments, "--no-wandb"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     ) as process:
