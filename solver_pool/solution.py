@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from solver_pool.problem import Array, CriticBatch, LinearProgram, QuadraticProgram
+from solver_pool.residuals import kkt_residuals
 
 
 class Status(IntEnum):
@@ -209,16 +210,12 @@ class BatchSolution:
         )
 
 
-def _activity(problem: CriticBatch, x: Array) -> Array:
-    """``G_i x_i``, ``(B, m)``."""
-    return np.asarray(np.einsum("mn,bn->bm" if problem.G.ndim == 2 else "bmn,bn->bm", problem.G, x))
-
-
 def primal_residuals(problem: CriticBatch, x: Array) -> Array:
     """Largest violation of rows and box at ``x (B, n_a)``; returns ``(B,)``, NaN where `x` is NaN."""
     worst = np.maximum(problem.low - x, x - problem.high).max(axis=1)
     if problem.n_rows:
-        worst = np.maximum(worst, (_activity(problem, x) - problem.h).max(axis=1))
+        rows = np.einsum("mn,bn->bm" if problem.G.ndim == 2 else "bmn,bn->bm", problem.G, x)
+        worst = np.maximum(worst, (rows - problem.h).max(axis=1))
     return np.asarray(np.where(np.isnan(worst), np.nan, np.maximum(worst, 0.0)))
 
 
@@ -238,28 +235,25 @@ def certify_batch(
         The objective ``(B,)`` and the certificate, arrays ``(B,)``. Rows of `x` with NaN get infinity.
     """
     objective, gradient = problem.values_and_gradients(x)
-    pull = np.einsum("mn,bm->bn" if problem.G.ndim == 2 else "bmn,bm->bn", problem.G, row_duals)
-    scale = np.maximum(1.0, np.abs(gradient).max(axis=1))
-    stationarity = np.abs(gradient - pull - bound_duals).max(axis=1) / scale
-    upper, lower = np.maximum(bound_duals, 0.0), np.maximum(-bound_duals, 0.0)
-    slack = np.maximum(upper * np.abs(problem.high - x), lower * np.abs(x - problem.low)).max(axis=1)
-    if problem.n_rows:
-        row_slack = problem.h - _activity(problem, x)
-        # A switched-off row (h = +inf) has no multiplier; 0 * inf must not become NaN.
-        row_slack = np.where(np.isfinite(row_slack), row_slack, 0.0)
-        slack = np.maximum(slack, np.abs(row_duals * row_slack).max(axis=1))
-        wrong_sign = np.maximum(-row_duals, 0.0).max(axis=1)
-        stationarity = np.maximum(stationarity, wrong_sign / scale)
-    residual = primal_residuals(problem, x)
-    nothing = np.isnan(x).any(axis=1)
-    gap = np.where(np.isfinite(bound), np.abs(bound - objective), np.inf)
-    certificate = Certificate(
-        np.where(nothing, np.inf, residual),
-        np.where(nothing, np.inf, stationarity),
-        np.where(nothing, np.inf, slack / scale),
-        np.where(nothing, np.inf, gap),
+    size, n = x.shape
+    primal, stationarity, complementarity = np.empty(size), np.empty(size), np.empty(size)
+    kkt_residuals(
+        problem.G.reshape(-1, problem.n_rows, n) if problem.n_rows else np.empty((1, 0, n)),
+        problem.h,
+        problem.low.reshape(-1, n),
+        problem.high.reshape(-1, n),
+        x,
+        gradient,
+        row_duals,
+        bound_duals,
+        primal,
+        stationarity,
+        complementarity,
     )
-    return objective, certificate
+    known = np.isfinite(bound) & np.isfinite(objective)
+    gap = np.full(size, np.inf)
+    gap[known] = np.abs(bound[known] - objective[known])
+    return objective, Certificate(primal, stationarity, complementarity, gap)
 
 
 def verified_batch(

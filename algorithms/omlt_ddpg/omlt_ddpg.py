@@ -476,6 +476,9 @@ class OMLTDDPG(Algorithm):
             MLP.mean(critics), state, G, h, np.zeros(n_actions), np.ones(n_actions), starts=starts
         )
         answer = self.pool.solve(problem, self.config.solve_options)
+        gaps = np.asarray(answer.certificate.gap)
+        if np.isfinite(gaps).any():  # only a solver that bounds the global optimum has one
+            self.metrics.log_value(("solver", "gap"), float(gaps[np.isfinite(gaps)].mean()), window=100)
         return np.where(answer.certified[:, None], answer.x, 0.0), answer.certified.astype(np.float64)
 
     # Weights: learner to solver, and learner to environment runners.
@@ -541,7 +544,7 @@ class OMLTDDPG(Algorithm):
                 "owed": self._owed,
                 "latest": self._latest,
                 "renewed": self._renewed,
-                "generators": self.env_runner_group.foreach_env_runner(_environment_generators),
+                "generators": self._players(_environment_generators),
             }
         return state
 
@@ -554,14 +557,15 @@ class OMLTDDPG(Algorithm):
         self.episodes.set_state(own["episodes"])
         self._steps, self._owed = own["steps"], own["owed"]
         self._latest, self._renewed = own["latest"], own["renewed"]
-        generators = own["generators"]
-        indexed = dict(
-            enumerate(generators, start=0 if self.env_runner_group.num_remote_workers() == 0 else 1)
-        )
-        self.env_runner_group.foreach_env_runner(
-            lambda runner: _continue_generators(runner, indexed.get(runner.worker_index))
-        )
+        generators = dict(own["generators"])
+        self._players(lambda runner: _continue_generators(runner, generators.get(runner.worker_index)))
         self._copy_weights()
+
+    def _players(self, call: Callable[[Any], Any]) -> list[Any]:
+        """Call a function on every runner that plays: the local one, or the remote ones if there are any."""
+        alone = self.env_runner_group.num_remote_workers() == 0
+        results: list[Any] = self.env_runner_group.foreach_env_runner(call, local_env_runner=alone)
+        return results
 
     def save_to_path(self, path: Any = None, **kwargs: Any) -> str:
         """Save everything, the SAFE policy for deployment, and a manifest that detects damage."""
@@ -584,9 +588,10 @@ class OMLTDDPG(Algorithm):
         super().cleanup()
 
 
-def _environment_generators(runner: Any) -> list[Any]:
-    """State of the generator of each of a runner's environments."""
-    return [env.unwrapped.np_random.bit_generator.state for env in runner.env.unwrapped.envs]
+def _environment_generators(runner: Any) -> tuple[int, list[Any]]:
+    """A runner's index, and the state of the generator of each of its environments."""
+    states = [env.unwrapped.np_random.bit_generator.state for env in runner.env.unwrapped.envs]
+    return runner.worker_index, states
 
 
 def _continue_generators(runner: Any, states: list[Any] | None) -> None:

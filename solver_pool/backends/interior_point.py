@@ -121,9 +121,10 @@ def solve(problem: CriticBatch, options: SolveOptions) -> BatchSolution:
         status[reduced.empty] = Status.INFEASIBLE
         x[reduced.empty] = np.nan
         message = "rows and box admit no action"
-    unresolved = np.flatnonzero(~reduced.empty & ~(primal_residuals(problem, x) <= options.tolerance))
-    if unresolved.size:
-        message = _explain(problem, unresolved, status, x) or message
+    converged = (ended == kernel.CONVERGED).any(axis=1) | reduced.empty
+    if not converged.all():
+        outside = ~(primal_residuals(problem, x) <= options.tolerance)
+        message = _explain(problem, np.flatnonzero(outside & ~converged), status, x) or message
     return verified_batch(
         problem,
         x,

@@ -169,7 +169,7 @@ def test_the_kept_maximisers_follow_the_transitions(built: Any) -> None:
     assert kept["solved"].mean() > 0.9
 
 
-def test_several_environment_runners_and_solver_workers(built: Any) -> None:
+def test_several_environment_runners_and_solver_workers(built: Any, tmp_path: Path) -> None:
     from solver_pool.pool import PoolConfig
 
     config = small(solver_pool=PoolConfig(n_workers=1))
@@ -179,6 +179,10 @@ def test_several_environment_runners_and_solver_workers(built: Any) -> None:
         algorithm.train()
     assert len(algorithm.replay) >= 120
     assert len(algorithm.episodes.finished) >= 4
+    algorithm.save_to_path(str(tmp_path / "checkpoint"))
+    other = built(config.copy(copy_frozen=False))
+    other.restore_from_path(str(tmp_path / "checkpoint"))
+    assert len(other.replay) == len(algorithm.replay)
     request = OMLTDDPG.default_resource_request(config)
     assert request.bundles[-1] == {"CPU": 1.0}
 
