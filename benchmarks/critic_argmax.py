@@ -7,7 +7,7 @@ neighbour disturbs least. Peers solve one state at a time from the centre of the
 states is taken, and over repeats for the engine.
 
 OMLT's time is Pyomo's build, the translation to an NLP, and Ipopt through cyipopt. The NLP is evaluated by
-`solver_pool.backends.omlt.ComposedProgram`, as Pyomo's own evaluator needs the AMPL solver library; the
+`solver_pool.backends.composed_program.ComposedProgram`, as Pyomo's own evaluator needs the AMPL solver library; the
 column "evaluation" is the share of that, and `speedup_vs_omlt_without_evaluation` leaves it out.
 
 Keys of the last line:
@@ -41,6 +41,7 @@ import numpy as np
 
 from benchmarks.common import machine, print_result, store
 from solver_pool.backends import ipopt, omlt, solve
+from solver_pool.backends.composed_program import ComposedProgram
 from solver_pool.options import SolveOptions
 from solver_pool.problem import MLP, CriticBatch
 from solver_pool.solution import BatchSolution, certify_batch
@@ -108,7 +109,7 @@ def split_omlt(batch: CriticBatch) -> dict[str, float]:
         model = omlt.build_model(batch, i, "full_space")
         marks.append(time.process_time())
         omlt.set_start(model, batch, i, 0.5 * (batch.low + batch.high))
-        program = omlt.ComposedProgram(model)
+        program = ComposedProgram(model)
         marks.append(time.process_time())
         native = cyipopt.Problem(
             n=len(program.variables), m=len(program.constraints_of), problem_obj=program,

@@ -18,6 +18,7 @@ over training runs, the Clopper-Pearson bound on the violation rate, and the ref
 from __future__ import annotations
 
 import argparse
+import json
 import shutil
 import subprocess
 import sys
@@ -150,18 +151,53 @@ def show(rows: dict[str, dict[str, Any]]) -> None:
     Console(width=120).print(table)
 
 
+def draw(figures: dict[str, Any]) -> Path:
+    """A bar for each policy's mean return, with what one episode scatters; returns the picture's path."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    known = figures["references"]
+    bars = [("perfect information (bound)", known["perfect information (bound)"], "0.75")]
+    bars += [(name, known[name], "0.75") for name in ("base-stock with stops, tuned", "order the most")]
+    bars += [(f"SAFE, {preset} preset", figures[preset]["SAFE"], "tab:blue") for preset in ("tuned", "paper")]
+    bars += [
+        (f"actor, {preset} preset", figures[preset]["actor"], "tab:cyan") for preset in ("tuned", "paper")
+    ]
+    published = [(n, {"reward_mean": m, "reward_std": s}, "tab:orange") for n, (m, s) in PAPER.items()]
+    figure = Figure(figsize=(8, 4.2), layout="constrained")
+    axes = figure.subplots()
+    for place, (name, row, colour) in enumerate(reversed(bars + published)):
+        axes.barh(place, row["reward_mean"], xerr=row["reward_std"], color=colour, ecolor="0.4", capsize=2)
+        excess = row.get("violations")
+        note = "" if excess is None else f"   {excess:,} of {row['steps']:,} steps above capacity"
+        axes.text(8, place, f"{row['reward_mean']:.0f}{note}", va="center", fontsize=8)
+        axes.text(-6, place, name, va="center", ha="right", fontsize=8)
+    axes.set_yticks([])
+    axes.set_xlim(min(0.0, *(row["reward_mean"] for _, row, _ in bars)), 620)
+    axes.set_xlabel("return of an episode, mean and standard deviation (capacities 120, 160, 260)")
+    for side in ("top", "right", "left"):
+        axes.spines[side].set_visible(False)
+    path = RESULTS / "inventory.png"
+    FigureCanvasAgg(figure).print_png(str(path))
+    return path
+
+
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.inventory", description=(__doc__ or "").split("\n\n")[0]
     )
     parser.add_argument("--quick", action="store_true", help="deploy the stored tuned policy, a few seconds")
     parser.add_argument("--seeds", type=int, default=5, help="training seeds (default 5)")
+    parser.add_argument("--draw", action="store_true", help="draw the stored figures again")
     parser.add_argument("--parallel", type=int, default=2, help="runs at a time (default 2)")
     options = parser.parse_args(arguments)
     if options.quick:
         results = deploy([SafePolicy.from_checkpoint(STORED)], [0])
         show({f"{name} (tuned, seed 0)": row for name, row in results.items()})
         print_result(keys(results))
+        return
+    if options.draw:
+        print(draw(json.loads((RESULTS / "inventory.json").read_text())["figures"]))
         return
     seeds = list(range(options.seeds))
     payload: dict[str, Any] = {}
@@ -187,6 +223,7 @@ def main(arguments: list[str] | None = None) -> None:
     show(rows | payload["references"])
     payload = keys(payload["tuned"]) | payload
     store("inventory", payload, command="python -m benchmarks.inventory", seeds=seeds)
+    draw(payload)
     print_result(keys(payload["tuned"]))
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from algorithms.common.exploration import HeldIntentions
-from algorithms.omlt_ddpg.omlt_ddpg import OMLTDDPGConfig
+from algorithms.omlt_ddpg.config import OMLTDDPGConfig
 from envs.inventory import DEFAULT, InventorySafeSet
 from envs.inventory.encoder import InventoryEncoder
 from solver_pool.options import SolveOptions

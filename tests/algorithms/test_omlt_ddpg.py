@@ -12,7 +12,8 @@ from ray.rllib.core import DEFAULT_MODULE_ID
 from ray.rllib.core.columns import Columns
 
 from algorithms.common.checkpoint import CheckpointError
-from algorithms.omlt_ddpg.omlt_ddpg import OMLTDDPG, OMLTDDPGConfig
+from algorithms.omlt_ddpg.config import OMLTDDPGConfig
+from algorithms.omlt_ddpg.omlt_ddpg import OMLTDDPG
 from algorithms.omlt_ddpg.presets import paper, tuned
 from algorithms.omlt_ddpg.updates import td_target
 from algorithms.safe.policy import SafePolicy

@@ -11,6 +11,7 @@ import pyomo.environ as pyo
 import pytest
 
 from solver_pool.backends import omlt, solve
+from solver_pool.backends.composed_program import ComposedProgram
 from solver_pool.errors import BackendUnavailable, UnsupportedProblem
 from solver_pool.options import Formulation, NativeSolver, SolveOptions
 from solver_pool.solution import Status
@@ -107,7 +108,7 @@ def test_the_evaluated_model_is_pyomos_and_its_derivatives_are_right(
     batch = random_batch(8, size=1, n_actions=2, n_rows=2, hidden=(4, 3), activation=activation)
     model = omlt.build_model(batch, 0, formulation)
     omlt.set_start(model, batch, 0, np.array([0.3, -0.2]))
-    program = omlt.ComposedProgram(model)
+    program = ComposedProgram(model)
     x = np.array([v.value for v in program.variables])
     bodies = [pyo.value(c.body) for c in program.constraints_of]
     assert program.constraints(x) == pytest.approx(np.array(bodies), abs=1e-13)
@@ -142,7 +143,7 @@ def test_a_product_of_variables_is_refused() -> None:
     model.x = pyo.Var([0, 1])
     model.value = pyo.Objective(expr=model.x[0] * model.x[1], sense=pyo.maximize)
     with pytest.raises(UnsupportedProblem, match="product of variables"):
-        omlt.ComposedProgram(model)
+        ComposedProgram(model)
 
 
 @pytest.mark.parametrize(
