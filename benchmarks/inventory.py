@@ -42,10 +42,10 @@ from envs.statistics import bootstrap_interval, clopper_pearson, interquartile_m
 from tune_configs.runs import find_checkpoint
 
 PAPER = {
-    "OMLT-DDPG (paper)": (433.9, 23.9),
-    "SAFE (paper)": (365.0, 35.4),
-    "CPO (paper)": (359.0, 10.1),
-    "TRPO (paper)": (340.7, 9.3),
+    "OMLT-DDPG actor (published)": (433.9, 23.9),
+    "SAFE (published)": (365.0, 35.4),
+    "CPO (published)": (359.0, 10.1),
+    "TRPO (published)": (340.7, 9.3),
 }
 EPISODES = 100
 STORED = RESULTS / "inventory_policy"
@@ -159,11 +159,11 @@ def draw(figures: dict[str, Any]) -> Path:
     known = figures["references"]
     bars = [("perfect information (bound)", known["perfect information (bound)"], "0.75")]
     bars += [(name, known[name], "0.75") for name in ("base-stock with stops, tuned", "order the most")]
-    bars += [(f"SAFE, {preset} preset", figures[preset]["SAFE"], "tab:blue") for preset in ("tuned", "paper")]
+    bars += [(f"SAFE, {preset} preset", figures[preset]["SAFE"], "#7fb3e0") for preset in ("tuned", "paper")]
     bars += [
-        (f"actor, {preset} preset", figures[preset]["actor"], "tab:cyan") for preset in ("tuned", "paper")
+        (f"actor, {preset} preset", figures[preset]["actor"], "#9edae5") for preset in ("tuned", "paper")
     ]
-    published = [(n, {"reward_mean": m, "reward_std": s}, "tab:orange") for n, (m, s) in PAPER.items()]
+    published = [(n, {"reward_mean": m, "reward_std": s}, "#ffbb78") for n, (m, s) in PAPER.items()]
     figure = Figure(figsize=(8, 4.2), layout="constrained")
     axes = figure.subplots()
     for place, (name, row, colour) in enumerate(reversed(bars + published)):
