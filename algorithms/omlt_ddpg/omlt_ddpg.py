@@ -260,7 +260,7 @@ class OMLTDDPG(Algorithm):
             from_worker_or_learner_group=self.learner_group, inference_only=True
         )
 
-    def safe_policy(self, n_starts: int = 2) -> SafePolicy:
+    def safe_policy(self, n_starts: int = 1) -> SafePolicy:
         """SAFE with the deployed critics and actor."""
         actor, critics = self._networks("deployed_actor", "deployed_critics")
         return SafePolicy(

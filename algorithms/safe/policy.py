@@ -71,7 +71,8 @@ class SafePolicy:
         safe_set: gives the rows of each observation.
         encoder: features of each observation; default the observation itself.
         actor: gives the first start; optional.
-        options: of the solve; several starts find the better of several local optima, in proportional time.
+        options: of the solve. Default: one start, the actor's action, and four without an actor; more
+            starts find the better of several local optima, in proportional time.
 
     Raises:
         InvalidProblem: if the critic has an unsupported layer or weights that are not finite.
@@ -83,10 +84,11 @@ class SafePolicy:
         safe_set: SafeSet,
         encoder: Encoder | None = None,
         actor: PlainActor | None = None,
-        options: SolveOptions = SolveOptions(n_starts=2),
+        options: SolveOptions | None = None,
     ) -> None:
         self.critic = critic if isinstance(critic, MLP) else mlp_from_torch(critic)
-        self.safe_set, self.actor, self.options = safe_set, actor, options
+        self.safe_set, self.actor = safe_set, actor
+        self.options = options or SolveOptions(n_starts=4 if actor is None else 1)
         self._low = np.asarray(safe_set.low, dtype=np.float64)
         self._width = np.asarray(safe_set.high, dtype=np.float64) - self._low
         n_actions = len(self._low)
