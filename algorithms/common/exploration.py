@@ -87,9 +87,16 @@ class HeldIntentions:
         self.intention_episodes, self.episodes, self.horizon = intention_episodes, episodes, horizon
         self.perturbed, self.perturbed_end = perturbed, perturbed_end
         self.noise, self.noise_share = noise, noise_share
+        self._seed = seed
         self._generator = np.random.default_rng(seed)
         self._begun = 0
+        self._runners = 1
         self._current: dict[str, _Intention] = {}
+
+    def divide(self, index: int, runners: int) -> None:
+        """Become the part of runner `index` of several: draws of its own, and its share of the schedule."""
+        self._generator = np.random.default_rng([self._seed, index])
+        self._runners = runners
 
     def explore(self, episode: str, G: Array, h: Array, low: Array, high: Array, greedy: Array) -> Array:
         """The action wanted instead of `greedy` ``(n_a,)`` at this step; rows as in a safe set."""
@@ -98,7 +105,7 @@ class HeldIntentions:
             while len(self._current) > 1000:
                 self._current.pop(next(iter(self._current)))
             self._current[episode] = self._draw(len(greedy))
-            self._begun += 1
+            self._begun += self._runners
         plan = self._current[episode]
         rng, t = self._generator, plan.step
         plan.step += 1

@@ -25,6 +25,7 @@ from ray.rllib.utils.metrics import (
 )
 
 from algorithms.common import checkpoint
+from algorithms.common.connectors import Exploration, ShieldActions
 from algorithms.common.episodes import EpisodeLog
 from algorithms.common.replay import ReplayBuffer
 from algorithms.common.shield import SAFE_WITHIN
@@ -68,6 +69,11 @@ class OMLTDDPG(Algorithm):
         self.episodes = EpisodeLog()
         self.pool = SolverPool(self.config.solver_pool)
         self._steps = 0
+        runners = self.env_runner_group.num_remote_workers()
+        if runners:
+            self._players(
+                lambda runner: [e.divide(runner.worker_index, runners) for e in _explorations(runner)]
+            )
         self._latest: dict[str, int] = {}  # serial number of the last transition of each episode under way
         self._renewed = 0
         self._owed = 0.0  # learner updates that the sampled steps have earned and not yet had
@@ -292,7 +298,7 @@ class OMLTDDPG(Algorithm):
                 "owed": self._owed,
                 "latest": self._latest,
                 "renewed": self._renewed,
-                "generators": self._players(_environment_generators),
+                "runners": self._players(_runner_state),
             }
         return state
 
@@ -305,8 +311,8 @@ class OMLTDDPG(Algorithm):
         self.episodes.set_state(own["episodes"])
         self._steps, self._owed = own["steps"], own["owed"]
         self._latest, self._renewed = own["latest"], own["renewed"]
-        generators = dict(own["generators"])
-        self._players(lambda runner: _continue_generators(runner, generators.get(runner.worker_index)))
+        runners = dict(own["runners"])
+        self._players(lambda runner: _continue_runner(runner, runners.get(runner.worker_index)))
         self._copy_weights()
 
     def _players(self, call: Callable[[Any], Any]) -> list[Any]:
@@ -336,16 +342,27 @@ class OMLTDDPG(Algorithm):
         super().cleanup()
 
 
-def _environment_generators(runner: Any) -> tuple[int, list[Any]]:
-    """A runner's index, and the state of the generator of each of its environments."""
-    states = [env.unwrapped.np_random.bit_generator.state for env in runner.env.unwrapped.envs]
-    return runner.worker_index, states
+def _explorations(runner: Any) -> list[Exploration]:
+    """The exploration of a runner's connectors, if it has any."""
+    pieces = [p for p in runner._module_to_env.connectors if isinstance(p, ShieldActions)]
+    return [piece.exploration for piece in pieces if piece.exploration is not None]
 
 
-def _continue_generators(runner: Any, states: list[Any] | None) -> None:
-    """Let a runner's environments draw on from where the checkpoint left them, instead of from their seed."""
-    if states is None:
+def _runner_state(runner: Any) -> tuple[int, dict[str, Any]]:
+    """A runner's index, and what its next actions and episodes are drawn from."""
+    generators = [env.unwrapped.np_random.bit_generator.state for env in runner.env.unwrapped.envs]
+    return runner.worker_index, {
+        "generators": generators,
+        "explorations": [exploration.get_state() for exploration in _explorations(runner)],
+    }
+
+
+def _continue_runner(runner: Any, state: dict[str, Any] | None) -> None:
+    """Let a runner draw on from where the checkpoint left it, instead of from its seed."""
+    if state is None:  # a runner that the checkpointed run did not have
         return
-    for env, state in zip(runner.env.unwrapped.envs, states, strict=True):
-        env.unwrapped.np_random.bit_generator.state = state
+    for env, generator in zip(runner.env.unwrapped.envs, state["generators"], strict=True):
+        env.unwrapped.np_random.bit_generator.state = generator
+    for exploration, saved in zip(_explorations(runner), state["explorations"], strict=True):
+        exploration.set_state(saved)
     runner._seed = None

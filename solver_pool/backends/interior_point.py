@@ -30,6 +30,7 @@ from numpy.typing import NDArray
 from scipy.stats import qmc
 
 from solver_pool.backends import interior_point_kernel as kernel
+from solver_pool.backends.presolve import presolve, restore_duals
 from solver_pool.errors import UnsupportedProblem
 from solver_pool.options import SolveOptions
 from solver_pool.problem import MLP, SMOOTH_ACTIVATIONS, Array, CriticBatch, diagonal_blocks
@@ -160,7 +161,7 @@ class _Reduced:
         self.fixed_order = np.zeros((size, n), dtype=np.int64)
         self.n_fixed = np.zeros(size, dtype=np.int64)
         self.empty = np.zeros(size, dtype=np.bool_)
-        kernel.presolve(
+        presolve(
             self.G,
             problem.h,
             low,
@@ -190,7 +191,7 @@ class _Reduced:
         """Row duals ``(B, m)`` and bound duals ``(B, n_a)`` of the original problem."""
         gradient = problem.values_and_gradients(x)[1] if self.n_fixed.any() else np.zeros_like(x)
         row_duals, bound_duals = np.empty_like(self.limits), np.empty_like(self.base)
-        kernel.restore_duals(
+        restore_duals(
             self.G, self.row_source, self.n_rows, self.width, self.upper_source, self.lower_source,
             self.fixed_order, self.n_fixed, self.row_scale, rows, bounds, gradient, row_duals, bound_duals,
         )  # fmt: skip

@@ -288,3 +288,13 @@ def test_safe_is_rllibs_evaluation(built: Any) -> None:
     assert seen["certified"] + seen["repaired"] + seen["fallback"] == 90
     assert seen["unsafe_steps"] == 0
     assert seen["cost_mean"] == 0
+
+
+def test_remote_runners_explore_differently(built: Any) -> None:
+    config = small("tuned")
+    config.env_runners(num_env_runners=2, rollout_fragment_length=30)
+    algorithm = built(config)
+    algorithm.train()
+    first = algorithm.replay.contents()["action"]
+    episodes = first[: len(first) // 30 * 30].reshape(-1, 30, 3)
+    assert len({episode.tobytes() for episode in episodes}) == len(episodes)
