@@ -71,9 +71,7 @@ class OMLTDDPG(Algorithm):
         self._steps = 0
         runners = self.env_runner_group.num_remote_workers()
         if runners:
-            self._players(
-                lambda runner: [e.divide(runner.worker_index, runners) for e in _explorations(runner)]
-            )
+            self._players(lambda runner: _divide_exploration(runner, runners))
         self._latest: dict[str, int] = {}  # serial number of the last transition of each episode under way
         self._renewed = 0
         self._owed = 0.0  # learner updates that the sampled steps have earned and not yet had
@@ -346,6 +344,12 @@ def _explorations(runner: Any) -> list[Exploration]:
     """The exploration of a runner's connectors, if it has any."""
     pieces = [p for p in runner._module_to_env.connectors if isinstance(p, ShieldActions)]
     return [piece.exploration for piece in pieces if piece.exploration is not None]
+
+
+def _divide_exploration(runner: Any, runners: int) -> None:
+    """Let each of several runners explore in its own way."""
+    for exploration in _explorations(runner):
+        exploration.divide(runner.worker_index, runners)
 
 
 def _runner_state(runner: Any) -> tuple[int, dict[str, Any]]:
