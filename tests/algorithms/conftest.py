@@ -1,4 +1,4 @@
-"""One small local Ray for all tests of RLlib algorithms."""
+"""A small local Ray for the tests of RLlib algorithms."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def local_ray() -> Iterator[None]:
     import ray
 

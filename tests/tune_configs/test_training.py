@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tune_configs import cli, sweep
+from tune_configs import cli
 from tune_configs.runs import Run, find_checkpoint, read
 
 NAME = "omlt_ddpg_inventory"
@@ -194,15 +194,20 @@ def test_evaluation_needs_no_ray(unkilled: Path, tmp_path: Path) -> None:
     assert "0 of 150" in done.stdout
 
 
-def test_a_sweep_trains_each_seed_and_can_be_reported_and_resumed(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("WANDB_MODE", "disabled")  # its process for each trial would double the time
-    monkeypatch.setattr(sweep, "EVALUATION_EPISODES", 5)
+def solverl(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """The command in a process of its own, as users run it: Tune's actors and a test's Ray do not mix."""
+    command = [sys.executable, "-m", "tune_configs.cli", *arguments]
+    # W&B's process for each trial would double the time.
+    environment = {**os.environ, "WANDB_MODE": "disabled", "COLUMNS": "400"}
+    return subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+
+
+def test_a_sweep_trains_each_seed_and_can_be_reported_and_resumed(tmp_path: Path) -> None:
     path = tmp_path / "sweep"
     flags = ["--preset", "tuned", "--seeds", "2", "--episodes", "4", "--asha", "--run", str(path)]
-    assert cli.main(["sweep", NAME, *flags]) == 0
-    told = " ".join(capsys.readouterr().out.split())
+    done = solverl("sweep", NAME, *flags)
+    assert done.returncode == 0, done.stdout + done.stderr
+    told = " ".join(done.stdout.split())
     assert f"Report: {path / 'report.html'}" in told
     assert str(path) in told.split("Best checkpoint: ")[1]
     records = read(path)
@@ -215,7 +220,9 @@ def test_a_sweep_trains_each_seed_and_can_be_reported_and_resumed(
     assert all(len(record.episodes) == 4 and record.evaluation for record in finished)
     assert any(path.glob("*/events.out.tfevents.*"))
 
-    assert cli.main(["sweep", NAME, "--resume", "--run", str(path)]) == 0
-    assert "Best checkpoint" in capsys.readouterr().out
-    assert cli.main(["train", NAME, "--resume", "--run", str(path)]) == 2
-    assert "is a sweep" in capsys.readouterr().err
+    again = solverl("sweep", NAME, "--resume", "--run", str(path))
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert "Best checkpoint" in again.stdout
+    wrong = solverl("train", NAME, "--resume", "--run", str(path))
+    assert wrong.returncode == 2
+    assert "is a sweep" in wrong.stderr
