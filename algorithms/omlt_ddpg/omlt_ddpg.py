@@ -127,8 +127,9 @@ class OMLTDDPG(Algorithm):
                 else np.array([i.get(key, r) for i, r in zip(infos, rewards, strict=True)])
             )
             G, h = self._safe_set.rows(observed)
+            # Rows of scaled actions u, a = low + width * u.
+            h = h - G @ self._low
             G = np.broadcast_to(G, (steps + 1, *G.shape[-2:])) * self._width
-            h = h - np.einsum("bmn,n->bm", G, self._low / self._width)
             features = self._encoder.encode(observed)
             done = np.zeros(steps)
             done[-1] = float(chunk.is_terminated)
