@@ -7,7 +7,7 @@ from typing import Literal
 
 from solver_pool.errors import InvalidProblem
 
-Formulation = Literal["auto", "full_space", "reduced_space", "big_m"]
+Formulation = Literal["auto", "full_space", "reduced_space", "big_m", "partition"]
 NativeSolver = Literal["auto", "ipopt", "scip", "highs"]
 
 
@@ -23,7 +23,9 @@ class SolveOptions:
         n_starts: starting points for each state of a `CriticBatch`; the best local optimum wins. The
             first are the batch's own `starts`, the others are drawn inside the box.
         seed: of the drawn starting points.
-        gap: relative gap at which a branch-and-bound solver may stop.
+        certify: ask for the global optimum of a `CriticBatch` with a proof: ``backend="auto"`` then takes a
+            solver whose answers carry a finite `bound`.
+        gap: relative gap, of ``max(1, |objective|)``, at which a branch-and-bound solver may stop.
         formulation: how OMLT writes the network; ``"auto"`` is full space for smooth activations and
             big-M for ReLU.
         native_solver: what solves OMLT's model; ``"auto"`` is Ipopt for smooth and HiGHS for ReLU.
@@ -34,6 +36,7 @@ class SolveOptions:
     time_limit: float | None = None
     n_starts: int = 1
     seed: int = 0
+    certify: bool = False
     gap: float = 1e-4
     formulation: Formulation = "auto"
     native_solver: NativeSolver = "auto"
@@ -43,5 +46,7 @@ class SolveOptions:
             raise InvalidProblem("n_starts", f"is {self.n_starts}", "At least one start is needed.")
         if not 0 < self.tolerance < 1:
             raise InvalidProblem("tolerance", f"is {self.tolerance}", "Choose a number in (0, 1).")
+        if not self.gap >= 0:
+            raise InvalidProblem("gap", f"is {self.gap}", "Give zero or more, such as 1e-3.")
         if self.time_limit is not None and not self.time_limit > 0:
             raise InvalidProblem("time_limit", f"is {self.time_limit} s", "Give a positive limit or None.")

@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from solver_pool.backends import BACKENDS, choose_backend
 from solver_pool.errors import InvalidProblem, SolverPoolError, UnsupportedProblem
 from solver_pool.options import SolveOptions
-from solver_pool.problem import MLP, CriticBatch, LinearProgram, Problem, QuadraticProgram
+from solver_pool.problem import MLP, BatchProblem, CriticBatch, Problem, SingleProblem
 from solver_pool.solution import BatchSolution, Solution, Status
 from solver_pool.worker import (
     TOO_LATE,
@@ -128,7 +128,7 @@ class SolverPool:
     @overload
     def solve(
         self,
-        problems: CriticBatch,
+        problems: BatchProblem,
         options: SolveOptions = ...,
         placement: Placement = ...,
         deadline: float | None = ...,
@@ -136,7 +136,7 @@ class SolverPool:
     @overload
     def solve(
         self,
-        problems: QuadraticProgram | LinearProgram,
+        problems: SingleProblem,
         options: SolveOptions = ...,
         placement: Placement = ...,
         deadline: float | None = ...,
@@ -144,7 +144,7 @@ class SolverPool:
     @overload
     def solve(
         self,
-        problems: Sequence[CriticBatch],
+        problems: Sequence[BatchProblem],
         options: SolveOptions = ...,
         placement: Placement = ...,
         deadline: float | None = ...,
@@ -152,7 +152,7 @@ class SolverPool:
     @overload
     def solve(
         self,
-        problems: Sequence[QuadraticProgram | LinearProgram],
+        problems: Sequence[SingleProblem],
         options: SolveOptions = ...,
         placement: Placement = ...,
         deadline: float | None = ...,
@@ -326,7 +326,7 @@ class _Chunk:
         for piece in self.pieces:
             problem = piece.task.problem
             for i in range(n_programs(problem)):
-                one = problem[i : i + 1] if isinstance(problem, CriticBatch) else problem
+                one = problem[i : i + 1] if isinstance(problem, BatchProblem) else problem
                 task = Task(self.name, one, piece.task.index)
                 chunks.append(_Chunk(self.name, [_Piece(task, piece.first + i)], self, avoid))
         return chunks
@@ -610,8 +610,8 @@ def _cut(
                     chunks.append(_Chunk(name))
                     room = size
                 take = min(room, whole - first)
-                cut = isinstance(problem, CriticBatch) and take < whole
-                part = problem[first : first + take] if isinstance(problem, CriticBatch) and cut else problem
+                cut = isinstance(problem, BatchProblem) and take < whole
+                part = problem[first : first + take] if isinstance(problem, BatchProblem) and cut else problem
                 chunks[-1].pieces.append(_Piece(Task(name, part, slot), first))
                 first, room = first + take, room - take
     return chunks

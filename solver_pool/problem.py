@@ -1,7 +1,8 @@
 """What a problem is: frozen dataclasses of float64 arrays, validated on construction, without behaviour.
 
-Three kinds are posed today: `CriticBatch` (maximise a trained critic over a polytope, one program per
-state), `QuadraticProgram` (projection of an action) and `LinearProgram` (planning references).
+Batches of small programs travel as one object: `CriticBatch` (maximise a trained critic over a polytope, one
+program per state) and `QuadraticBatch` (projections). `QuadraticProgram`, `LinearProgram`,
+`MixedIntegerProgram` and `NonlinearProgram` are one program each.
 """
 
 from __future__ import annotations
@@ -376,4 +377,120 @@ class LinearProgram:
         _ordered(self.low, self.high)
 
 
-Problem: TypeAlias = CriticBatch | QuadraticProgram | LinearProgram
+@dataclass(frozen=True)
+class MixedIntegerProgram:
+    """``min_x c'x   s.t.   row_low <= A x <= row_high,   low <= x <= high,   x_j integer where `integer```.
+
+    Attributes:
+        c: ``(n,)``.
+        A: ``(m, n)``, dense or ``scipy.sparse``.
+        row_low, row_high: ``(m,)``; infinite entries mean no side.
+        low, high: ``(n,)``; infinite entries mean no bound.
+        integer: ``(n,)`` of bool.
+        start: ``(n,)``, a solution to start from, or None; one that is not feasible is passed over.
+    """
+
+    c: Array
+    A: Any
+    row_low: Array
+    row_high: Array
+    low: Array
+    high: Array
+    integer: NDArray[np.bool_]
+    start: Array | None = None
+
+    def __post_init__(self) -> None:
+        relaxed = LinearProgram(self.c, self.A, self.row_low, self.row_high, self.low, self.high)
+        for name in ("c", "A", "row_low", "row_high", "low", "high"):
+            object.__setattr__(self, name, getattr(relaxed, name))
+        integer = np.ascontiguousarray(self.integer)
+        if integer.dtype != np.bool_:
+            raise InvalidProblem("integer", f"has type {integer.dtype}", "Give one bool for each variable.")
+        if integer.shape != self.c.shape:
+            raise InvalidProblem(
+                "integer", f"shape {integer.shape}, expected {self.c.shape}", "Reshape it to match."
+            )
+        object.__setattr__(self, "integer", integer)
+        if self.start is not None:
+            start = _finite("start", self.start)
+            _shape("start", start, self.c.shape)
+            object.__setattr__(self, "start", start)
+
+
+@dataclass(frozen=True, eq=False)
+class NonlinearProgram:
+    """A program written in Pyomo: nonlinear expressions, integer variables, one objective.
+
+    Attributes:
+        model: a ``pyomo.environ.ConcreteModel``, taken as it is now; solvers do not change it. The variables of
+            a solution are its free variables in the order of ``component_data_objects(Var)``.
+    """
+
+    model: Any
+
+
+@dataclass(frozen=True)
+class QuadraticBatch:
+    """Convex quadratic programs of one shape, such as the projections of a batch of actions::
+
+        min_x 1/2 x'P_i x + q_i'x   s.t.   G_i x <= h_i,   low_i <= x <= high_i
+
+    Attributes:
+        P: ``(n, n)`` shared or ``(B, n, n)``, symmetric positive definite.
+        q: ``(B, n)``.
+        G: ``(m, n)`` shared or ``(B, m, n)``; ``m`` may be zero.
+        h: ``(B, m)``; ``+inf`` switches a row off.
+        low, high: ``(n,)`` shared or ``(B, n)``; infinite entries mean no bound.
+    """
+
+    P: Array
+    q: Array
+    G: Array
+    h: Array
+    low: Array
+    high: Array
+
+    def __post_init__(self) -> None:
+        q = _finite("q", self.q)
+        if q.ndim != 2:
+            raise InvalidProblem("q", f"shape {q.shape}", "Linear terms are (B, n).")
+        batch, n = q.shape
+        P, G = _finite("P", self.P), _finite("G", self.G)
+        _shape("P", P, (n, n), (batch, n, n))
+        m = G.shape[-2] if G.ndim in (2, 3) else 0
+        _shape("G", G, (m, n), (batch, m, n))
+        h = _finite("h", self.h, infinite=True)
+        _shape("h", h, (batch, m))
+        if (h == -np.inf).any():
+            raise InvalidProblem("h", "contains -inf", "No point satisfies such a row.")
+        low, high = _finite("low", self.low, infinite=True), _finite("high", self.high, infinite=True)
+        _shape("low", low, (n,), (batch, n))
+        _shape("high", high, (n,), (batch, n))
+        _ordered(np.broadcast_to(low, (batch, n)), np.broadcast_to(high, (batch, n)))
+        for name, value in (("P", P), ("q", q), ("G", G), ("h", h), ("low", low), ("high", high)):
+            object.__setattr__(self, name, value)
+
+    def __len__(self) -> int:
+        return int(self.q.shape[0])
+
+    @property
+    def n_rows(self) -> int:
+        return int(self.G.shape[-2])
+
+    def __getitem__(self, index: slice | Array) -> QuadraticBatch:
+        """The sub-batch of the given programs, sharing what is shared."""
+        return QuadraticBatch(
+            self.P[index] if self.P.ndim == 3 else self.P,
+            self.q[index],
+            self.G[index] if self.G.ndim == 3 else self.G,
+            self.h[index],
+            self.low[index] if self.low.ndim == 2 else self.low,
+            self.high[index] if self.high.ndim == 2 else self.high,
+        )
+
+
+BatchProblem: TypeAlias = CriticBatch | QuadraticBatch
+"""Many programs in one object: it has a length, can be sliced, and is answered by a `BatchSolution`."""
+SingleProblem: TypeAlias = QuadraticProgram | LinearProgram | MixedIntegerProgram | NonlinearProgram
+"""One program, answered by a `Solution`."""
+Problem: TypeAlias = BatchProblem | SingleProblem

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from solver_pool.problem import Array, CriticBatch, LinearProgram, QuadraticProgram
+from solver_pool.problem import Array, BatchProblem, CriticBatch, LinearProgram, QuadraticProgram
 from solver_pool.residuals import kkt_residuals
 
 
@@ -99,14 +99,14 @@ class Solution:
 
 @dataclass(frozen=True)
 class BatchSolution:
-    """The answers to a `CriticBatch`, as arrays in the order of its states.
+    """The answers to a `CriticBatch` or a `QuadraticBatch`, as arrays in the order of its programs.
 
     Attributes:
         status: ``(B,)`` of `Status` values (int8).
-        x: ``(B, n_a)``; rows of NaN where no feasible point is known.
+        x: ``(B, n)``; rows of NaN where no feasible point is known.
         objective, bound: ``(B,)``.
         row_duals: ``(B, m)``, ``>= 0``.
-        bound_duals: ``(B, n_a)``; positive at the upper bound, negative at the lower.
+        bound_duals: ``(B, n)``; positive at the upper bound, negative at the lower.
         certificate: arrays ``(B,)``.
         iterations: ``(B,)``.
         solve_time: [s] for the whole batch, in the solver.
@@ -161,16 +161,16 @@ class BatchSolution:
         return np.asarray(self.status <= Status.FEASIBLE)
 
     @staticmethod
-    def failed(problem: CriticBatch, status: Status, backend: str, message: str) -> BatchSolution:
+    def failed(problem: BatchProblem, status: Status, backend: str, message: str) -> BatchSolution:
         """One failure for every state of the batch."""
         size, inf = len(problem), np.full(len(problem), np.inf)
         return BatchSolution(
             status=np.full(size, status, dtype=np.int8),
-            x=np.full((size, problem.n_actions), np.nan),
+            x=np.full((size, problem.low.shape[-1]), np.nan),
             objective=np.full(size, np.nan),
             bound=inf,
             row_duals=np.zeros((size, problem.n_rows)),
-            bound_duals=np.zeros((size, problem.n_actions)),
+            bound_duals=np.zeros((size, problem.low.shape[-1])),
             certificate=Certificate(inf, inf, inf, inf),
             iterations=np.zeros(size, dtype=np.int64),
             solve_time=0.0,

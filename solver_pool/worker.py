@@ -20,7 +20,14 @@ from numpy.typing import NDArray
 
 from solver_pool.backends import BACKENDS, solve
 from solver_pool.options import SolveOptions
-from solver_pool.problem import MLP, CriticBatch, LinearProgram, Problem, QuadraticProgram
+from solver_pool.problem import (
+    MLP,
+    BatchProblem,
+    CriticBatch,
+    LinearProgram,
+    Problem,
+    QuadraticProgram,
+)
 from solver_pool.solution import BatchSolution, Solution, Status
 
 logger = logging.getLogger(__name__)
@@ -39,7 +46,7 @@ class Task:
 
     Attributes:
         name: of the backend.
-        problem: what to solve; a chunk of a `CriticBatch` is a `CriticBatch`.
+        problem: what to solve; a chunk of a batch is a batch.
         index: of the problem among those submitted together; the seed derives from it.
     """
 
@@ -53,7 +60,7 @@ class Outcome:
     """The answer to one task.
 
     Attributes:
-        answer: a `BatchSolution` for a `CriticBatch`, else a `Solution`.
+        answer: a `BatchSolution` for a batch, else a `Solution`.
         seconds: [s] of wall time in the backend.
         measured: whether `seconds` says what such a solve costs (false for a first solve or none).
     """
@@ -64,13 +71,13 @@ class Outcome:
 
 
 def n_programs(problem: Problem) -> int:
-    """How many programs a problem is: the states of a `CriticBatch`, else one."""
-    return len(problem) if isinstance(problem, CriticBatch) else 1
+    """How many programs a problem is: its length if it is a batch, else one."""
+    return len(problem) if isinstance(problem, BatchProblem) else 1
 
 
 def failure(task: Task, status: Status, message: str) -> Outcome:
     """The outcome of a task that came to nothing."""
-    if isinstance(task.problem, CriticBatch):
+    if isinstance(task.problem, BatchProblem):
         return Outcome(BatchSolution.failed(task.problem, status, task.name, message))
     return Outcome(Solution.failed(status, task.name, message))
 
@@ -159,7 +166,7 @@ class SolverWorker:
     def __init__(self, grace: float) -> None:
         self._alarm = Alarm(grace)
 
-    def prepare(self, name: str, entry: tuple[str, type]) -> None:
+    def prepare(self, name: str, entry: tuple[str, tuple[type, ...]]) -> None:
         """Load backend `name` and let it solve something tiny, so that no limit counts import or compilation.
 
         Args:
@@ -169,7 +176,7 @@ class SolverWorker:
         BACKENDS[name] = entry
         try:
             import_module(entry[0])
-            sample = _sample(entry[1])
+            sample = _sample(entry[1][0])
             if sample is not None:
                 solve_tasks([Task(name, sample, 0)], SolveOptions(backend=name), None)
         except ImportError:  # each solve will say so, and how to install what is missing

@@ -22,7 +22,7 @@ GRACE = 0.7
 
 @pytest.fixture(autouse=True)
 def faulty(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(BACKENDS, "faulty", ("faulty_backend", object))
+    monkeypatch.setitem(BACKENDS, "faulty", ("faulty_backend", (object,)))
 
 
 @pytest.fixture(scope="module")

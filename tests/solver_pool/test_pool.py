@@ -336,7 +336,7 @@ def test_workers_live_in_the_placement_group_of_the_caller(cluster: None) -> Non
         def run(self) -> tuple[float, int]:
             from solver_pool.backends import BACKENDS
 
-            BACKENDS["faulty"] = ("faulty_backend", object)
+            BACKENDS["faulty"] = ("faulty_backend", (object,))
             # One worker more than the bundles hold stays pending for ever; the other does the work.
             with SolverPool(PoolConfig(n_workers=2, cpus_per_worker=0.5)) as pool:
                 answers = pool.solve([fb.lp(fb.SLEEP, 0.01, i) for i in range(8)], FAULTY, placement="actors")
