@@ -17,7 +17,9 @@ class SolveOptions:
 
     Attributes:
         backend: ``"auto"`` takes the fastest that solves the problem to `tolerance`: the interior-point
-            engine for smooth critics, OMLT's MILP for ReLU ones, DAQP for QPs, HiGHS for LPs.
+            engine for smooth critics, branch and bound for ReLU ones (a MILP beyond ten actions), DAQP for
+            QPs and our active-set method for batches of them, HiGHS for LPs and MILPs, Ipopt for other
+            nonlinear programs.
         tolerance: on the residuals of the certificate.
         time_limit: [s] for each program; None means no limit.
         n_starts: starting points for each state of a `CriticBatch`; the best local optimum wins. The

@@ -34,6 +34,9 @@ BACKENDS: dict[str, tuple[str, tuple[type, ...]]] = {
 }
 """The module of each backend, and the kinds of problems that it takes."""
 
+FEW_ACTIONS = 10
+"""Up to here branching on the actions beats branching on a ReLU critic's neurons."""
+
 
 def choose_backend(problem: Problem, options: SolveOptions) -> str:
     """The backend's name for `problem`.
@@ -44,9 +47,10 @@ def choose_backend(problem: Problem, options: SolveOptions) -> str:
     name = options.backend
     if name == "auto":
         if isinstance(problem, CriticBatch):
-            if options.certify:
-                return "branch_and_bound"
-            return "interior_point" if problem.critic.activation in SMOOTH_ACTIVATIONS else "omlt"
+            smooth = problem.critic.activation in SMOOTH_ACTIVATIONS
+            if smooth and not options.certify:
+                return "interior_point"
+            return "branch_and_bound" if smooth or problem.n_actions <= FEW_ACTIONS else "milp"
         if isinstance(problem, NonlinearProgram):
             return "scip" if options.certify else "ipopt"
         if isinstance(problem, QuadraticBatch):

@@ -19,9 +19,6 @@ Source: seed 000, Algorithm 1 line 11 and Algorithm 2; figures in benchmarks/cri
 
 from __future__ import annotations
 
-import itertools
-import os
-from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from time import perf_counter
 
@@ -31,6 +28,7 @@ from scipy.stats import qmc
 
 from solver_pool.backends import interior_point_kernel as kernel
 from solver_pool.backends.presolve import presolve, restore_duals
+from solver_pool.backends.threads import in_slices
 from solver_pool.errors import UnsupportedProblem
 from solver_pool.options import SolveOptions
 from solver_pool.problem import MLP, SMOOTH_ACTIVATIONS, Array, CriticBatch, diagonal_blocks
@@ -95,13 +93,7 @@ def solve(problem: CriticBatch, options: SolveOptions) -> BatchSolution:
             for target, result in zip(results, out, strict=True):
                 target[part] = result.reshape(len(part), *target.shape[1:])
 
-    threads = min(_threads(), max(1, size * k // THREAD_MINIMUM))
-    if threads == 1:
-        run(slice(0, size))
-    else:
-        edges = [size * i // threads for i in range(threads + 1)]
-        parts = [slice(a, b) for a, b in itertools.pairwise(edges)]
-        list(_executor(_threads()).map(run, parts))
+    in_slices(run, size, -(-THREAD_MINIMUM // k))
     t, value, rows, lower, upper, ended, iterations = results
 
     # A polytope without interior defeats an interior point: such programs get rows relaxed by a quarter
@@ -277,14 +269,3 @@ def _explain(problem: CriticBatch, which: NDArray[np.int64], status: NDArray[np.
             status[i] = Status.ERROR
             message = message or f"state {i}: no start reached a feasible point"
     return message
-
-
-def _threads() -> int:
-    """Threads this process may use: OMP_NUM_THREADS if set (Ray sets it), else the cores it is bound to."""
-    setting = os.environ.get("OMP_NUM_THREADS", "")
-    return int(setting) if setting.isdigit() and int(setting) > 0 else len(os.sched_getaffinity(0))
-
-
-@lru_cache(maxsize=1)
-def _executor(threads: int) -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(threads, thread_name_prefix="interior-point")

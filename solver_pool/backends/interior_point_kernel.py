@@ -42,7 +42,7 @@ def _power_of_two(typingctx, exponent):  # type: ignore[no-untyped-def]
 
 
 @njit(inline="always", error_model="numpy")
-def _exp_negative(x):
+def exp_negative(x):
     """``exp(x)`` for ``x <= 0`` to about one ulp, without a library call so that loops vectorise."""
     x = max(x, -700.0)
     n = np.floor(x * _LOG2_E + 0.5)
@@ -65,7 +65,7 @@ def _exp_negative(x):
 
 
 @njit(inline="always", error_model="numpy")
-def _log1p_unit(u):
+def log1p_unit(u):
     """``log(1 + u)`` for ``u`` in [0, 1], by the series of the inverse hyperbolic tangent."""
     # Above sqrt(2) - 1 halve the argument: 1 + u = 2 (1 + f). As arithmetic, not as a branch, to vectorise.
     large = 0.5 + math.copysign(0.5, u - 0.41421356237309515)
@@ -90,15 +90,15 @@ def activation_row(code, width, z, value, slope, curvature):
     """Activation, first and second derivative for the first `width` pre-activations of a row."""
     if code == SOFTPLUS:
         for k in range(width):
-            e = _exp_negative(-abs(z[k]))
+            e = exp_negative(-abs(z[k]))
             inverse = 1.0 / (1.0 + e)
             rising = 0.5 + math.copysign(0.5, z[k])
-            value[k] = max(z[k], 0.0) + _log1p_unit(e)
+            value[k] = max(z[k], 0.0) + log1p_unit(e)
             slope[k] = (e + rising * (1.0 - e)) * inverse
             curvature[k] = e * inverse * inverse
     elif code == TANH:
         for k in range(width):
-            e = _exp_negative(-2.0 * abs(z[k]))
+            e = exp_negative(-2.0 * abs(z[k]))
             inverse = 1.0 / (1.0 + e)
             h = math.copysign((1.0 - e) * inverse, z[k])
             d = 4.0 * e * inverse * inverse
@@ -107,7 +107,7 @@ def activation_row(code, width, z, value, slope, curvature):
             curvature[k] = -2.0 * h * d
     elif code == SIGMOID:
         for k in range(width):
-            e = _exp_negative(-abs(z[k]))
+            e = exp_negative(-abs(z[k]))
             inverse = 1.0 / (1.0 + e)
             rising = 0.5 + math.copysign(0.5, z[k])
             h = (e + rising * (1.0 - e)) * inverse
@@ -117,7 +117,7 @@ def activation_row(code, width, z, value, slope, curvature):
             curvature[k] = d * (1.0 - 2.0 * h)
     else:
         for k in range(width):
-            e = _exp_negative(min(z[k], 0.0))
+            e = exp_negative(min(z[k], 0.0))
             rising = 0.5 + math.copysign(0.5, z[k])
             value[k] = max(z[k], 0.0) + (e - 1.0)
             slope[k] = e
@@ -125,7 +125,7 @@ def activation_row(code, width, z, value, slope, curvature):
 
 
 @njit(nogil=True, error_model="numpy", fastmath={"contract", "nsz", "reassoc"}, cache=True)
-def _multiply(left, right, out, rows, source, target):
+def multiply(left, right, out, rows, source, target):
     """``out[:rows, target:] = left[:rows, source:] @ right``, over as many columns as `right` has.
 
     Two rows and four terms at a time keep the FMA units busy.
@@ -201,7 +201,7 @@ def _network(
             for block in range(blocks):
                 at = begin + block * inner * outer
                 matrix = flat_transposed[at : at + inner * outer].reshape(inner, outer)
-                _multiply(stack, matrix, product[layer], (1 + n) * active, block * inner, block * outer)
+                multiply(stack, matrix, product[layer], (1 + n) * active, block * inner, block * outer)
             b = bias[bias_offsets[layer - 1] : bias_offsets[layer - 1] + w]
             for i in range(active):
                 z = product[layer, i]
@@ -255,7 +255,7 @@ def _network(
             for block in range(blocks):
                 at = begin + block * inner * outer
                 matrix = flat[at : at + inner * outer].reshape(inner, outer)
-                _multiply(back, matrix, back_next, active, block * inner, block * outer)
+                multiply(back, matrix, back_next, active, block * inner, block * outer)
             for i in range(active):
                 d, e = back[i], back_next[i]
                 for k in range(previous):
