@@ -60,23 +60,23 @@ PEERS = {
 }
 
 
-def make_batch(activation: str, size: int, seed: int) -> CriticBatch:
+def make_batch(activation: str, size: int, seed: int, n_actions: int = N_ACTIONS) -> CriticBatch:
     """Random critic, states and rows; every row leaves a random point of the box a slack of 0.05 to 0.5."""
     rng = np.random.default_rng(seed)
-    sizes = (N_STATES + N_ACTIONS, *HIDDEN, 1)
+    sizes = (N_STATES + n_actions, *HIDDEN, 1)
     pairs = list(itertools.pairwise(sizes))
     weights = tuple(1.5 * rng.normal(size=(n_out, n_in)) / np.sqrt(n_in) for n_in, n_out in pairs)
     biases = tuple(0.5 * rng.normal(size=n_out) for _, n_out in pairs)
-    G = rng.normal(size=(size, N_ROWS, N_ACTIONS))
-    inside = rng.uniform(-0.5, 0.5, size=(size, N_ACTIONS))
+    G = rng.normal(size=(size, N_ROWS, n_actions))
+    inside = rng.uniform(-0.5, 0.5, size=(size, n_actions))
     h = np.einsum("bmn,bn->bm", G, inside) + rng.uniform(0.05, 0.5, size=(size, N_ROWS))
     return CriticBatch(
         MLP(weights, biases, activation),
         rng.normal(size=(size, N_STATES)),
         G,
         h,
-        -np.ones(N_ACTIONS),
-        np.ones(N_ACTIONS),
+        -np.ones(n_actions),
+        np.ones(n_actions),
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from copy import deepcopy
+from dataclasses import replace
 from typing import Any, Literal
 
 import gymnasium as gym
@@ -123,6 +124,7 @@ class OMLTDDPGConfig(AlgorithmConfig):
         reward_key: str | None = NotProvided,
         reward_scale: float = NotProvided,
         solve_options: SolveOptions = NotProvided,
+        certify: bool = NotProvided,
         solver_pool: PoolConfig = NotProvided,
         n_critics: int = NotProvided,
         updates_per_step: float = NotProvided,
@@ -144,12 +146,15 @@ class OMLTDDPGConfig(AlgorithmConfig):
             warm_up: sigma, environment steps before the actor learns (line 10). 0 is the paper's "NW".
             constraint_lag: 0 optimises at `s` under the rows of `s`; 1, the literal reading of line 11,
                 under those observed after the step.
-            activation: of the critic; smooth ones take the fast engine, ReLU the exact MILP.
+            activation: of the critic; smooth ones take the fast engine, ReLU is always solved to a proved gap.
             critic_hidden, actor_hidden: widths of the hidden layers.
             reward_key: entry of ``info`` to learn from instead of the reward, if the environment has it (the
                 inventory chain's reward is already discounted); None learns from the reward.
             reward_scale: the learned reward is the reward divided by this.
             solve_options, solver_pool: how and where the solver solves.
+            certify: the actor learns from, and SAFE deploys, maximisers proved global within
+                ``solve_options.gap``; what is not proved is masked and counted. Short for ``certify`` of
+                `solve_options`.
             n_critics: ensemble members; the solver maximises their mean.
             pessimism: the TD target's place between the mean (0) and the minimum (1) over the critics.
             critic_weight_decay: of AdamW, on the hidden layers.
@@ -162,10 +167,12 @@ class OMLTDDPGConfig(AlgorithmConfig):
             steps_per_iteration: environment steps of one ``train()``.
         """
         super().training(**kwargs)
-        given = {k: v for k, v in locals().items() if k not in ("self", "kwargs", "__class__")}
+        given = {k: v for k, v in locals().items() if k not in ("self", "kwargs", "certify", "__class__")}
         for name, value in given.items():
             if value is not NotProvided:
                 setattr(self, name, value)
+        if certify is not NotProvided:
+            self.solve_options = replace(self.solve_options, certify=certify)
         return self
 
     def validate(self) -> None:

@@ -6,7 +6,7 @@ Source: seed 000, Algorithm 2; the constraint index is resolved in the specifica
 from __future__ import annotations
 
 import pickle
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +50,8 @@ class ActionCertificate:
         outcome: whether the solver's action was executed as it was, repaired, or replaced by the fallback.
         violation: largest violation of its rows by the executed action, by independent check [action units].
         status: of the solve.
-        certificate: residuals of the solve, in scaled actions.
+        certificate: residuals of the solve, in scaled actions; its gap is finite where the action was proved
+            to be a global maximiser up to that gap.
         value: ``Q(s, a*)`` at the solver's action; NaN without one.
         solve_time: [s].
     """
@@ -73,6 +74,8 @@ class SafePolicy:
         actor: gives the first start; optional.
         options: of the solve. Default: one start, the actor's action, and four without an actor; more
             starts find the better of several local optima, in proportional time.
+        certify: prove each action to be the global maximiser within ``options.gap``, in milliseconds for a few
+            actions; None leaves it to `options`.
 
     Raises:
         InvalidProblem: if the critic has an unsupported layer or weights that are not finite.
@@ -85,10 +88,13 @@ class SafePolicy:
         encoder: Encoder | None = None,
         actor: PlainActor | None = None,
         options: SolveOptions | None = None,
+        certify: bool | None = None,
     ) -> None:
         self.critic = critic if isinstance(critic, MLP) else mlp_from_torch(critic)
         self.safe_set, self.actor = safe_set, actor
         self.options = options or SolveOptions(n_starts=4 if actor is None else 1)
+        if certify is not None:
+            self.options = replace(self.options, certify=certify)
         self._low = np.asarray(safe_set.low, dtype=np.float64)
         self._width = np.asarray(safe_set.high, dtype=np.float64) - self._low
         n_actions = len(self._low)
@@ -148,8 +154,11 @@ class SafePolicy:
         (folder / FILE).write_bytes(pickle.dumps(parts))
 
     @staticmethod
-    def from_checkpoint(path: str | Path) -> SafePolicy:
+    def from_checkpoint(path: str | Path, certify: bool | None = None) -> SafePolicy:
         """Load the deployed critic and actor of a training checkpoint. Neither imports nor starts Ray.
+
+        Args:
+            certify: as of `SafePolicy`.
 
         Raises:
             CheckpointError: if the checkpoint is missing, cut off or damaged, or holds no SAFE policy.
@@ -159,4 +168,4 @@ class SafePolicy:
             raise checkpoint.CheckpointError(
                 f"checkpoint: {folder} holds no {FILE}. Give one of an algorithm with a critic."
             )
-        return SafePolicy(**pickle.loads((folder / FILE).read_bytes()))
+        return SafePolicy(**pickle.loads((folder / FILE).read_bytes()), certify=certify)

@@ -3,8 +3,10 @@
 With few actions it is cheaper to branch on actions than on neurons: boxes of actions are split, best bound
 first, until no box can hold an action better than the best one known by more than the gap. Bounds come from
 linear relaxations of the network and the Lagrangian dual of the rows (`branch_and_bound_kernel`), first
-candidates from the interior-point engine. Works for ReLU, softplus, tanh, sigmoid and ELU critics of any
-depth; the effort grows steeply with the number of actions.
+candidates from the interior-point engine; what the bound itself excludes is cut off a box before it is split.
+Works for ReLU, softplus, tanh, sigmoid and ELU critics of any depth; the effort grows steeply with the number
+of actions. So few boxes are left that beginning with those of an earlier solve does not pay (0.85 to 1.2 times
+as many to bound, for weights or states that moved by 1e-4 to 1e-2): give an earlier optimum as a start instead.
 
 The bound is a bound in spite of rounding: every interval and line is widened by what floating-point
 arithmetic can have lost, from magnitudes that hold on the whole action box (`_margins`).
@@ -28,7 +30,7 @@ from solver_pool.backends.threads import in_slices
 from solver_pool.errors import UnsupportedProblem
 from solver_pool.options import SolveOptions
 from solver_pool.problem import MLP, Array, CriticBatch
-from solver_pool.solution import BatchSolution, Status, verified_batch
+from solver_pool.solution import BatchSolution, Status, primal_residuals, verified_batch
 
 NAME = "branch_and_bound"
 
@@ -37,8 +39,6 @@ ROUND = 4096
 CAPACITY = 4096
 """Open boxes that fit at first; doubled when they do not."""
 LARGEST_CAPACITY = 1 << 22
-SHARPNESS = 20.0
-"""Of the softplus that stands in for a ReLU while candidates are sought."""
 
 
 def solve(problem: CriticBatch, options: SolveOptions = SolveOptions()) -> BatchSolution:
@@ -57,8 +57,8 @@ def solve(problem: CriticBatch, options: SolveOptions = SolveOptions()) -> Batch
         )
     began = perf_counter()
     size = len(problem)
-    first = seeds(problem, options)
-    x, value = first.x.copy(), np.where(first.usable, first.objective, -np.inf)
+    x, value, row_duals, bound_duals = _candidates(problem, options)
+    first = x.copy()
     bound = np.full(size, -np.inf)
     boxes = np.zeros(size, dtype=np.int64)
     status = np.full(size, Status.FEASIBLE, dtype=np.int8)
@@ -66,25 +66,22 @@ def solve(problem: CriticBatch, options: SolveOptions = SolveOptions()) -> Batch
 
     def run(part: slice) -> None:
         for i in range(part.start, part.stop):
-            if first.status[i] != Status.INFEASIBLE:
-                x[i], value[i], bound[i], boxes[i], status[i] = search(i, x[i], value[i])
+            x[i], value[i], bound[i], boxes[i], status[i] = search(i, x[i], value[i])
 
     in_slices(run, size, 1)
-    status[first.status == Status.INFEASIBLE] = Status.INFEASIBLE
-    bound[status == Status.INFEASIBLE] = np.inf
-    bound = np.maximum(bound, value)
-    failures = np.where(
-        status == Status.INFEASIBLE, "rows and box admit no action", "the time limit came first"
-    )
-    failures = failures[status > Status.FEASIBLE]
-
+    bound = np.where(status == Status.INFEASIBLE, np.inf, np.maximum(bound, value))
+    message = ""
+    if (status == Status.INFEASIBLE).any():
+        message = "rows and box admit no action"
+    elif (status == Status.TIME_LIMIT).any():
+        message = "the time limit came before a feasible action"
     # The engine's multipliers belong to the engine's point only.
-    same = (first.x == x).all(axis=1)
+    same = (first == x).all(axis=1)[:, None]
     result = verified_batch(
         problem,
         x,
-        np.where(same[:, None], first.row_duals, 0.0),
-        np.where(same[:, None], first.bound_duals, 0.0),
+        np.where(same, row_duals, 0.0),
+        np.where(same, bound_duals, 0.0),
         bound,
         status,
         tolerance=options.tolerance,
@@ -92,7 +89,7 @@ def solve(problem: CriticBatch, options: SolveOptions = SolveOptions()) -> Batch
         iterations=boxes,
         solve_time=perf_counter() - began,
         backend=NAME,
-        message=str(failures[0]) if failures.size else "",
+        message=message,
     )
     # Stationary is not enough here: the caller asked for the gap.
     gap = np.asarray(result.certificate.gap)
@@ -100,31 +97,27 @@ def solve(problem: CriticBatch, options: SolveOptions = SolveOptions()) -> Batch
     return replace(result, status=np.where(unproven, Status.FEASIBLE, result.status).astype(np.int8))
 
 
-def seeds(problem: CriticBatch, options: SolveOptions) -> BatchSolution:
-    """Good local optima to begin with, by the interior-point engine.
+def _candidates(problem: CriticBatch, options: SolveOptions) -> tuple[Array, Array, Array, Array]:
+    """First actions ``(B, n_a)`` (NaN if none), their values, and multipliers of rows and bounds.
 
-    A ReLU critic is smoothed for this: with ``W_1, b`` scaled by `SHARPNESS` and the last weights by its
-    inverse, softplus differs from ReLU by at most ``log 2 / SHARPNESS`` in each neuron.
+    Smooth critics ask the interior-point engine. A ReLU critic takes the best of the batch's starts: its
+    search finds good vertices at once, and was measured to be as quick without a local solver.
     """
-    local = replace(options, backend="interior_point")
-    critic = problem.critic
-    if critic.activation != "relu":
-        return interior_point.solve(problem, local)
-    answer = interior_point.solve(replace(problem, critic=_smoothed(critic)), replace(local, tolerance=1e-6))
-    exact = np.where(answer.usable, problem.values(np.nan_to_num(answer.x)), np.nan)
-    return replace(
-        answer,
-        objective=exact,
-        row_duals=np.zeros_like(answer.row_duals),
-        bound_duals=np.zeros_like(answer.bound_duals),
-    )
-
-
-@lru_cache(maxsize=4)
-def _smoothed(critic: MLP) -> MLP:
-    weights = (SHARPNESS * critic.weights[0], *critic.weights[1:-1], critic.weights[-1] / SHARPNESS)
-    biases = (*(SHARPNESS * b for b in critic.biases[:-1]), critic.biases[-1])
-    return MLP(weights, biases, "softplus", critic.blocks)
+    size, n, m = len(problem), problem.n_actions, problem.n_rows
+    if problem.critic.activation != "relu":
+        local = interior_point.solve(problem, replace(options, backend="interior_point"))
+        value = np.where(local.usable, local.objective, -np.inf)
+        return local.x.copy(), value, local.row_duals, local.bound_duals
+    x, value = np.full((size, n), np.nan), np.full(size, -np.inf)
+    if problem.starts is not None:
+        for k in range(problem.starts.size // (size * n)):
+            start = np.clip(problem.starts.reshape(size, -1, n)[:, k], problem.low, problem.high)
+            worth = np.where(
+                primal_residuals(problem, start) <= options.tolerance, problem.values(start), -np.inf
+            )
+            better = worth > value
+            x[better], value[better] = start[better], worth[better]
+    return x, value, np.zeros((size, m)), np.zeros((size, n))
 
 
 class _Search:

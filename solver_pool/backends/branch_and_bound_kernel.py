@@ -310,9 +310,11 @@ def tighten_by_rows(G, h, low, high):
 def best_multipliers(G, h, low, high, gradient, duals, point, table, value, cost, basic, nonbasic):
     """Maximise ``gradient'a`` over rows and box by the dual simplex method with bounded variables.
 
-    Gives the multipliers ``duals (m,) >= 0`` of the rows and the vertex ``point (n,)``. Nothing rests on their
-    accuracy: `lagrangian_bound` is a bound for any multipliers, so a method that stops early costs nothing
-    but tightness. `table (m, n), value (n + m,), cost (n,), basic (m,), nonbasic (n,)` are working space.
+    Gives the multipliers ``duals (m,) >= 0`` of the rows and the vertex ``point (n,)``, and returns True; if
+    rows and box exclude each other, it returns False, and the multipliers are a Farkas certificate of that
+    (`excludes` checks it). Nothing rests on their accuracy: `lagrangian_bound` is a bound for any multipliers,
+    so a method that stops early costs nothing but tightness. `table (m, n), value (n + m,), cost (n,),
+    basic (m,), nonbasic (n,)` are working space.
     """
     m, n = G.shape
     for j in range(n):
@@ -351,7 +353,18 @@ def best_multipliers(G, h, low, high, gradient, duals, point, table, value, cost
                 if ratio < least:
                     column, least = j, ratio
         if column < 0:
-            break
+            # However the others move, the leaving variable stays outside: its row, a combination of the rows
+            # of G, shows it.
+            sign = 1.0 if rising else -1.0
+            for r in range(m):
+                duals[r] = 0.0
+            for j in range(n):
+                point[j] = min(max(value[j], low[j]), high[j])
+                if nonbasic[j] >= n:
+                    duals[nonbasic[j] - n] = max(sign * table[row, j], 0.0)
+            if basic[row] >= n:
+                duals[basic[row] - n] = 1.0
+            return False
         leaving, entering, pivot = basic[row], nonbasic[column], table[row, column]
         bound = (low[leaving] if rising else high[leaving]) if leaving < n else 0.0
         step = (value[leaving] - bound) / pivot
@@ -379,6 +392,7 @@ def best_multipliers(G, h, low, high, gradient, duals, point, table, value, cost
         point[j] = min(max(value[j], low[j]), high[j])
         if nonbasic[j] >= n and h[nonbasic[j] - n] < np.inf:
             duals[nonbasic[j] - n] = max(-cost[j], 0.0)
+    return True
 
 
 @njit(nogil=True, error_model="numpy", cache=True)
@@ -405,6 +419,15 @@ def lagrangian_bound(G, h, low, high, gradient, constant, duals, reduced):
             terms += duals[r] * abs(G[r, j])
         size += terms * max(abs(low[j]), abs(high[j]))
     return bound + 8.0 * (n + m + 4) * ROUNDING * size
+
+
+@njit(nogil=True, error_model="numpy", cache=True)
+def excludes(G, h, low, high, duals, nothing, reduced):
+    """Whether ``y'h < min_{a in box} (G'y)'a`` for ``y >= 0``, rounding included: no action satisfies the rows.
+
+    `nothing (n,)` is zero, `reduced (n,)` working space.
+    """
+    return lagrangian_bound(G, h, low, high, nothing, 0.0, duals, reduced) < 0.0
 
 
 @njit(nogil=True, error_model="numpy", cache=True)
@@ -505,6 +528,7 @@ def search(
     old_low, old_high = np.zeros(n), np.zeros(n)
     again = np.zeros(LANES, dtype=np.bool_)
     reduced, duals, point, cost = np.zeros(n), np.zeros(m), np.zeros(n), np.zeros(n)
+    nothing = np.zeros(n)
     table, value = np.zeros((m, n)), np.zeros(n + m)
     basic, nonbasic = np.zeros(m, dtype=np.int64), np.zeros(n, dtype=np.int64)
     here, there = np.zeros((1, wide)), np.zeros((1, wide))
@@ -552,9 +576,11 @@ def search(
 
         kept = 0
         for i in range(active):
-            best_multipliers(
+            solved = best_multipliers(
                 G, h, low[i], high[i], gradient[i], duals, point, table, value, cost, basic, nonbasic
             )  # fmt: skip
+            if not solved and excludes(G, h, low[i], high[i], duals, nothing, reduced):
+                continue
             own = lagrangian_bound(G, h, low[i], high[i], gradient[i], constant[i], duals, reduced)
             own += output_error
             bound = min(own, key[i])  # a smaller box may have the looser lines

@@ -47,13 +47,14 @@ def solve(problem: CriticBatch, options: SolveOptions) -> BatchSolution:
         options: `tolerance`, `n_starts` and `seed` are used.
 
     Raises:
-        UnsupportedProblem: for ReLU critics (use ``backend="omlt"``) and for critics without a hidden layer.
+        UnsupportedProblem: for ReLU critics (use ``backend="branch_and_bound"``), and for critics without a
+            hidden layer.
     """
     critic = problem.critic
     if critic.activation not in SMOOTH_ACTIVATIONS:
         raise UnsupportedProblem(
             f"activation: the interior-point engine needs curvature; {critic.activation!r} has none. "
-            "Use backend='omlt' (exact, by MILP) or backend='auto'."
+            "Use backend='branch_and_bound' or backend='auto'."
         )
     if len(critic.weights) < 2:
         raise UnsupportedProblem(

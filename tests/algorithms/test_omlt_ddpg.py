@@ -87,6 +87,18 @@ def test_the_actor_waits_for_the_warm_up_and_the_critic_does_not(built: Any) -> 
     assert not all(torch.equal(a, b) for a, b in zip(actor, module.actor.parameters(), strict=True))
 
 
+@pytest.mark.parametrize("activation", ["tanh", "relu"])
+def test_certified_training_learns_from_global_maximisers_only(built: Any, activation: str) -> None:
+    config = small(activation=activation, certify=True)
+    assert config.solve_options.certify
+    algorithm = built(config)
+    result = algorithm.train()
+    assert result["solver"]["branch_and_bound"]["solves"] == 30 * 8
+    assert result["solver"]["branch_and_bound"]["status_optimal"] == 30 * 8
+    assert 0.0 <= result["solver"]["gap"] <= config.solve_options.gap * 100.0
+    assert algorithm.safe_policy().options.certify
+
+
 def test_td_targets_stop_at_the_end_and_take_what_they_are_told() -> None:
     from algorithms.common.networks import Ensemble
 

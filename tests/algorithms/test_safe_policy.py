@@ -80,6 +80,25 @@ def test_every_executed_action_is_safe_whatever_the_critic() -> None:
             assert (info["cost"] == 0).all()
 
 
+def test_certified_actions_carry_a_proof_and_are_never_worse(tmp_path: Path) -> None:
+    local, options = inventory_policy(), SolveOptions(n_starts=8, gap=1e-4)
+    proved = SafePolicy(local.critic, local.safe_set, local.encoder, options=options, certify=True)
+    env = MultiEchelonInventory()
+    state, _ = env.reset(seed=1)
+    for _ in range(10):
+        action, certificate = proved.act(state)
+        allowed = 1e-4 * max(1.0, abs(certificate.value))
+        assert certificate.certificate.gap <= allowed
+        assert certificate.violation == 0.0
+        assert local.act(state)[1].certificate.gap == np.inf
+        assert certificate.value >= local.act(state)[1].value - allowed
+        state = env.step(action)[0]
+    proved.save(tmp_path)
+    checkpoint.seal(tmp_path)
+    assert SafePolicy.from_checkpoint(tmp_path).options.certify
+    assert not SafePolicy.from_checkpoint(tmp_path, certify=False).options.certify
+
+
 def test_a_critic_that_cannot_be_solved_falls_back_to_a_safe_action(monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*_: object) -> None:
         raise RuntimeError("made to fail")

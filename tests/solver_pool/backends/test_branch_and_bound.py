@@ -309,3 +309,30 @@ def test_certify_chooses_it_and_relu_critics_always_do() -> None:
 def test_the_packed_network_is_remembered_by_identity() -> None:
     critic = random_critic(0, 5, activation="relu")
     assert _packed(critic, 3) is _packed(critic, 3)
+
+
+@pytest.mark.parametrize("activation", ["relu", "softplus"])
+def test_emptiness_that_only_several_rows_together_show_is_proved(activation: str) -> None:
+    batch = random_batch(37, size=2, n_actions=2, n_rows=0, activation=activation)
+    G = np.array([[1.0, 1.0], [-1.0, 0.5], [0.5, -1.0]])
+    empty = dataclasses.replace(batch, G=G, h=np.array([[-0.2, -0.2, -0.2], [0.2, 0.2, 0.2]]))
+    answer = solve(empty, OPTIONS)
+    assert answer.status.tolist() == [Status.INFEASIBLE, Status.OPTIMAL]
+    assert answer.iterations[0] <= 1  # for the whole box, not by cutting it to pieces
+
+
+@settings(max_examples=100, deadline=None)
+@given(seed=st.integers(0, 10_000), n=st.integers(1, 5), m=st.integers(1, 8))
+def test_exclusion_is_claimed_for_empty_sets_only(seed: int, n: int, m: int) -> None:
+    from scipy.optimize import linprog
+
+    rng = np.random.default_rng(seed)
+    G, h = rng.normal(size=(m, n)), rng.uniform(-1.0, 0.3, size=m)
+    low, high = -np.ones(n), np.ones(n)
+    duals, point, reduced = np.zeros(m), np.zeros(n), np.zeros(n)
+    solved = kernel.best_multipliers(
+        G, h, low, high, rng.normal(size=n), duals, point,
+        np.zeros((m, n)), np.zeros(n + m), np.zeros(n), np.zeros(m, dtype=np.int64), np.zeros(n, dtype=np.int64),
+    )  # fmt: skip
+    excluded = not solved and kernel.excludes(G, h, low, high, duals, np.zeros(n), reduced)
+    assert excluded == (linprog(np.zeros(n), A_ub=G, b_ub=h, bounds=[(-1, 1)] * n).status == 2)

@@ -150,7 +150,7 @@ def test_emptiness_that_only_several_rows_together_show_is_found() -> None:
 
 
 def test_relu_critics_and_linear_ones_are_refused_with_the_remedy() -> None:
-    with pytest.raises(UnsupportedProblem, match="omlt"):
+    with pytest.raises(UnsupportedProblem, match="branch_and_bound"):
         solve(random_batch(41, activation="relu"), ENGINE)
     with pytest.raises(UnsupportedProblem, match="linear program"):
         solve(random_batch(41, hidden=()), ENGINE)
