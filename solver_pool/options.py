@@ -29,8 +29,9 @@ class SolveOptions:
             solver whose answers carry a finite `bound`.
         gap: relative gap, of ``max(1, |objective|)``, at which a branch-and-bound solver may stop.
         formulation: how OMLT writes the network; ``"auto"`` is full space for smooth activations and
-            big-M for ReLU.
-        native_solver: what solves OMLT's model; ``"auto"`` is Ipopt for smooth and HiGHS for ReLU.
+            big-M for ReLU, whose alternative is ``"partition"``.
+        native_solver: what solves OMLT's model and our own MILP of a critic; ``"auto"`` is Ipopt for smooth
+            and HiGHS for ReLU.
     """
 
     backend: str = "auto"

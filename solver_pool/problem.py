@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -421,12 +422,74 @@ class MixedIntegerProgram:
 class NonlinearProgram:
     """A program written in Pyomo: nonlinear expressions, integer variables, one objective.
 
+    Pickling takes the whole model along, with the functions that it was made of.
+
     Attributes:
         model: a ``pyomo.environ.ConcreteModel``, taken as it is now; solvers do not change it. The variables of
             a solution are its free variables in the order of ``component_data_objects(Var)``.
+
+    Raises:
+        InvalidProblem: for anything but a ``ConcreteModel`` with one active objective, of variables, constraints
+            and expressions only; on NaN or contradictory bounds, and fixed variables without a value.
     """
 
     model: Any
+
+    def __post_init__(self) -> None:
+        from pyomo import environ as pyo
+        from pyomo.repn.util import categorize_valid_components
+
+        if not isinstance(self.model, pyo.ConcreteModel):
+            raise InvalidProblem(
+                "model", f"is a {type(self.model).__name__}", "Give a pyomo.environ.ConcreteModel."
+            )
+        parts = {pyo.Block, pyo.Objective, pyo.Constraint, pyo.Var, pyo.Param, pyo.Expression, pyo.Set}
+        parts |= {pyo.RangeSet, pyo.Suffix, pyo.BooleanVar, pyo.BuildAction, pyo.BuildCheck}
+        _, unknown = categorize_valid_components(self.model, active=True, valid=parts)
+        if unknown:
+            names = ", ".join(sorted(kind.__name__ for kind in unknown))
+            raise InvalidProblem(
+                "model", f"has active components of {names}", "Transform them to constraints."
+            )
+        objectives = list(self.model.component_data_objects(pyo.Objective, active=True))
+        if len(objectives) != 1:
+            raise InvalidProblem(
+                "model", f"has {len(objectives)} active objectives", "Give one, and deactivate the others."
+            )
+        for variable in self.model.component_data_objects(pyo.Var):
+            name = f"model.{variable.name}"
+            if variable.fixed:
+                if variable.value is None or not np.isfinite(variable.value):
+                    raise InvalidProblem(name, f"is fixed at {variable.value}", "Fix it at a finite number.")
+                continue
+            try:
+                low, high = variable.bounds
+            except ValueError as error:  # Pyomo's word on NaN, and on parameters without a value
+                raise InvalidProblem(
+                    name, f"has a bound that is no number ({error})", "Give numbers, or None for no bound."
+                ) from error
+            if low is not None and high is not None and low > high:
+                raise InvalidProblem(name, f"has the bounds ({low}, {high})", "Give low <= high.")
+            if not (variable.is_continuous() or variable.is_integer()):  # binary variables are integer
+                raise InvalidProblem(
+                    name, f"has the domain {variable.domain}", "Use Reals, Integers or Binary."
+                )
+
+    def free_variables(self) -> list[Any]:
+        """The Pyomo variables of a solution, in its order."""
+        from pyomo import environ as pyo
+
+        return [v for v in self.model.component_data_objects(pyo.Var) if not v.fixed]
+
+    def __reduce__(self) -> tuple[Any, tuple[bytes]]:
+        # A model keeps the rules that it was made with, and plain pickle refuses functions without a name.
+        return _unpickle_model, (import_module("cloudpickle").dumps(self.model),)
+
+
+def _unpickle_model(data: bytes) -> NonlinearProgram:
+    import pickle
+
+    return NonlinearProgram(pickle.loads(data))
 
 
 @dataclass(frozen=True)

@@ -55,3 +55,33 @@ def kkt_residuals(
         primal[b] = worst
         stationarity[b] = pull_worst / scale
         complementarity[b] = product / scale
+
+
+@njit(nogil=True, error_model="numpy", cache=True)
+def duality_gaps(G, h, low, high, x, row_duals, bound_duals, gap):
+    """Sum of the complementarity products of every program of a batch: its duality gap, at a stationary point.
+
+    Args:
+        gap: ``(B,)``, written; infinite where a multiplier pulls at a side that does not exist, NaN where
+            there is no point. The others are those of `kkt_residuals`.
+    """
+    size, n = x.shape
+    m = h.shape[1]
+    for b in range(size):
+        g = b if G.shape[0] > 1 else 0
+        lo = b if low.shape[0] > 1 else 0
+        hi = b if high.shape[0] > 1 else 0
+        total = 0.0
+        for j in range(n):
+            dual = bound_duals[b, j]
+            if dual > 0.0:
+                total += dual * abs(high[hi, j] - x[b, j])
+            elif dual < 0.0:
+                total -= dual * abs(x[b, j] - low[lo, j])
+        for r in range(m):
+            if row_duals[b, r] != 0.0:
+                slack = h[b, r]
+                for j in range(n):
+                    slack -= G[g, r, j] * x[b, j]
+                total += abs(row_duals[b, r] * slack)
+        gap[b] = total

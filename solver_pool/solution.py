@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import IntEnum
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from solver_pool.problem import Array, BatchProblem, CriticBatch, LinearProgram, QuadraticProgram
-from solver_pool.residuals import kkt_residuals
+from solver_pool.problem import (
+    Array,
+    BatchProblem,
+    CriticBatch,
+    LinearProgram,
+    MixedIntegerProgram,
+    QuadraticBatch,
+    QuadraticProgram,
+)
+from solver_pool.residuals import duality_gaps, kkt_residuals
 
 
 class Status(IntEnum):
@@ -49,7 +57,8 @@ class Certificate:
         complementarity: ``max_i |y_i (b - A x)_i| / max(1, |grad f|_inf)``.
         gap: ``|bound - objective|``; infinite where no global bound is known.
 
-    Each is a float, or an array ``(B,)`` for a batch.
+    Each is a float, or an array ``(B,)`` for a batch. Stationarity and complementarity are infinite where no
+    multipliers are known, as for a program with integer variables; its proof is the gap.
     """
 
     primal_residual: float | Array
@@ -91,10 +100,12 @@ class Solution:
     message: str = ""
 
     @staticmethod
-    def failed(status: Status, backend: str, message: str, solve_time: float = 0.0) -> Solution:
-        """A solution without a point."""
+    def failed(
+        status: Status, backend: str, message: str, solve_time: float = 0.0, bound: float = np.inf
+    ) -> Solution:
+        """A solution without a point; a solver that was stopped may still have a `bound`."""
         nothing = Certificate(np.inf, np.inf, np.inf, np.inf)
-        return Solution(status, None, np.nan, np.inf, nothing, solve_time, backend, 0, message)
+        return Solution(status, None, np.nan, bound, nothing, solve_time, backend, 0, message)
 
 
 @dataclass(frozen=True)
@@ -210,8 +221,8 @@ class BatchSolution:
         )
 
 
-def primal_residuals(problem: CriticBatch, x: Array) -> Array:
-    """Largest violation of rows and box at ``x (B, n_a)``; returns ``(B,)``, NaN where `x` is NaN."""
+def primal_residuals(problem: BatchProblem, x: Array) -> Array:
+    """Largest violation of rows and box at ``x (B, n)``; returns ``(B,)``, NaN where `x` is NaN."""
     worst = np.maximum(problem.low - x, x - problem.high).max(axis=1)
     if problem.n_rows:
         rows = np.einsum("mn,bn->bm" if problem.G.ndim == 2 else "bmn,bn->bm", problem.G, x)
@@ -220,7 +231,7 @@ def primal_residuals(problem: CriticBatch, x: Array) -> Array:
 
 
 def certify_batch(
-    problem: CriticBatch,
+    problem: BatchProblem,
     x: Array,
     row_duals: Array,
     bound_duals: Array,
@@ -228,20 +239,23 @@ def certify_batch(
 ) -> tuple[Array, Certificate]:
     """Recompute objective and certificate of a batch from the problem alone.
 
+    A `QuadraticBatch` minimises: its certificate is that of the negative objective.
+
     Args:
-        x: ``(B, n_a)``. row_duals: ``(B, m)``. bound_duals: ``(B, n_a)``. bound: ``(B,)``.
+        x: ``(B, n)``. row_duals: ``(B, m)``. bound_duals: ``(B, n)``. bound: ``(B,)``.
 
     Returns:
         The objective ``(B,)`` and the certificate, arrays ``(B,)``. Rows of `x` with NaN get infinity.
     """
-    objective, gradient = problem.values_and_gradients(x)
     size, n = x.shape
+    if isinstance(problem, CriticBatch):
+        objective, gradient = problem.values_and_gradients(x)
+    else:
+        product = np.einsum("ij,bj->bi" if problem.P.ndim == 2 else "bij,bj->bi", problem.P, x)
+        objective, gradient = ((0.5 * product + problem.q) * x).sum(axis=1), -(product + problem.q)
     primal, stationarity, complementarity = np.empty(size), np.empty(size), np.empty(size)
     kkt_residuals(
-        problem.G.reshape(-1, problem.n_rows, n) if problem.n_rows else np.empty((1, 0, n)),
-        problem.h,
-        problem.low.reshape(-1, n),
-        problem.high.reshape(-1, n),
+        *_constraints(problem, n),
         x,
         gradient,
         row_duals,
@@ -256,8 +270,14 @@ def certify_batch(
     return objective, Certificate(primal, stationarity, complementarity, gap)
 
 
+def _constraints(problem: BatchProblem, n: int) -> tuple[Array, Array, Array, Array]:
+    """``G (1 or B, m, n)``, ``h (B, m)``, ``low`` and ``high (1 or B, n)`` of a batch."""
+    G = problem.G.reshape(-1, problem.n_rows, n) if problem.n_rows else np.empty((1, 0, n))
+    return G, problem.h, problem.low.reshape(-1, n), problem.high.reshape(-1, n)
+
+
 def verified_batch(
-    problem: CriticBatch,
+    problem: BatchProblem,
     x: Array,
     row_duals: Array,
     bound_duals: Array,
@@ -302,6 +322,39 @@ def verified_batch(
     )
 
 
+def verified_quadratic(
+    problem: QuadraticBatch,
+    x: Array,
+    row_duals: Array,
+    bound_duals: Array,
+    status: NDArray[np.int8],
+    *,
+    tolerance: float,
+    iterations: NDArray[np.int64],
+    solve_time: float,
+    backend: str,
+    message: str = "",
+) -> BatchSolution:
+    """`verified_batch` of convex programs, whose bounds follow from their multipliers.
+
+    Where the first-order residual is within `tolerance` the bound is the objective less the duality gap, that is
+    the sum of the complementarity products; elsewhere it is minus infinity (infinity for an infeasible program).
+    """
+    unknown = np.where(status == Status.INFEASIBLE, np.inf, -np.inf)
+    answer = verified_batch(
+        problem, x, row_duals, bound_duals, unknown, status, tolerance=tolerance,
+        iterations=iterations, solve_time=solve_time, backend=backend, message=message,
+    )  # fmt: skip
+    gap, certificate = np.empty(len(problem)), answer.certificate
+    duality_gaps(*_constraints(problem, x.shape[1]), x, row_duals, bound_duals, gap)
+    gap = np.where(answer.certified, gap, np.inf)
+    return replace(
+        answer,
+        bound=np.where(answer.certified, answer.objective - gap, unknown),
+        certificate=replace(certificate, gap=gap),
+    )
+
+
 def certify_quadratic(
     problem: QuadraticProgram, x: Array, row_duals: Array, bound_duals: Array
 ) -> Certificate:
@@ -311,8 +364,10 @@ def certify_quadratic(
     The gap is the duality gap, the sum of the complementarity products of a convex program.
     """
     no_side = np.full(problem.h.shape, -np.inf)
-    return _certify_convex(
-        problem, problem.P @ x + problem.q, problem.G, no_side, problem.h, x, row_duals, bound_duals
+    gradient = problem.P @ x + problem.q
+    sides = (no_side, problem.h, problem.low, problem.high)
+    return certify_first_order(
+        gradient, problem.G, problem.G @ x, sides, x, row_duals, bound_duals, convex=True
     )
 
 
@@ -321,32 +376,105 @@ def certify_linear(problem: LinearProgram, x: Array, row_duals: Array, bound_dua
 
     The gap is the duality gap, the sum of the complementarity products.
     """
-    return _certify_convex(
-        problem, problem.c, problem.A, problem.row_low, problem.row_high, x, row_duals, bound_duals
+    sides = (problem.row_low, problem.row_high, problem.low, problem.high)
+    return certify_first_order(
+        problem.c, problem.A, problem.A @ x, sides, x, row_duals, bound_duals, convex=True
     )
 
 
-def _certify_convex(
-    problem: QuadraticProgram | LinearProgram,
+def certify_first_order(
     gradient: Array,
-    rows: Any,
-    row_low: Array,
-    row_high: Array,
+    jacobian: Any,
+    activity: Array,
+    sides: tuple[Array, Array, Array, Array],
     x: Array,
     row_duals: Array,
     bound_duals: Array,
+    *,
+    convex: bool,
 ) -> Certificate:
-    activity = rows @ x
+    """The certificate of ``min f(x)  s.t.  row_low <= g(x) <= row_high,  low <= x <= high`` at ``x (n,)``.
+
+    Args:
+        gradient: of f, ``(n,)``.
+        jacobian: of g, ``(m, n)``, dense or sparse; activity: g there, ``(m,)``.
+        sides: ``row_low, row_high (m,)`` and ``low, high (n,)``; infinite entries mean no side.
+        row_duals, bound_duals: ``(m,)`` and ``(n,)``, positive at upper and negative at lower sides.
+        convex: whether the sum of the complementarity products is a duality gap; if not, no bound is known.
+    """
+    row_low, row_high, lower, upper = sides
     value = np.concatenate([activity, x])
-    low, high = np.concatenate([row_low, problem.low]), np.concatenate([row_high, problem.high])
+    low, high = np.concatenate([row_low, lower]), np.concatenate([row_high, upper])
     duals = np.concatenate([row_duals, bound_duals])
     primal = float(np.maximum(low - value, value - high).max(initial=0.0))
     # A multiplier pulls at the side of its sign; on a side that does not exist it is an error of its size.
     side = np.where(duals > 0, high, low)
     missing = (duals != 0) & ~np.isfinite(side)
     products = np.abs(duals * (np.where(np.isfinite(side), side, value) - value))
-    stationarity = float(np.abs(gradient + rows.T @ row_duals + bound_duals).max(initial=0.0))
+    stationarity = float(np.abs(gradient + jacobian.T @ row_duals + bound_duals).max(initial=0.0))
     stationarity = max(stationarity, float(np.abs(duals[missing]).max(initial=0.0)))
     scale = max(1.0, float(np.abs(gradient).max(initial=0.0)))
-    gap = float(products.sum()) if stationarity <= 1e-6 * scale else np.inf
+    gap = float(products.sum()) if convex and stationarity <= 1e-6 * scale else np.inf
     return Certificate(max(primal, 0.0), stationarity / scale, float(products.max(initial=0.0)) / scale, gap)
+
+
+def certify_mixed_integer(problem: MixedIntegerProgram, x: Array, bound: float) -> Certificate:
+    """Recompute the certificate of a MILP at ``x (n,)``, with a lower `bound` on the optimum.
+
+    The primal residual is the largest violation of rows, bounds and integrality.
+    """
+    activity = problem.A @ x
+    fractional = np.abs(x - np.round(x))[problem.integer]
+    worst = [
+        problem.row_low - activity, activity - problem.row_high, problem.low - x, x - problem.high, fractional,
+    ]  # fmt: skip
+    primal = max(0.0, *(float(w.max(initial=0.0)) for w in worst))
+    return Certificate(primal, np.inf, np.inf, abs(float(problem.c @ x) - bound))
+
+
+def proven_by_bound(
+    status: Status,
+    x: Array | None,
+    objective: float,
+    primal_residual: float,
+    bound: float,
+    *,
+    maximise: bool = False,
+    tolerance: float,
+    gap: float,
+    solve_time: float,
+    backend: str,
+    iterations: int,
+    message: str,
+) -> Solution:
+    """The answer of a branch-and-bound solver, with the status that its point and its bound support.
+
+    Args:
+        status: what the solver's own code means.
+        x: its best point, or None.
+        objective, primal_residual: recomputed from the problem at `x`; ignored without one.
+        bound: the solver's bound on the optimum: a lower one, or an upper one where `maximise`.
+        gap: OPTIMAL needs the bound within ``max(tolerance, gap)`` of ``max(1, |objective|)``.
+    """
+    if status in (Status.INFEASIBLE, Status.UNBOUNDED):
+        return Solution.failed(status, backend, message, solve_time)
+    if x is None or not primal_residual <= tolerance:
+        if x is not None:
+            message = f"{message}, and its point violates a constraint by {primal_residual:.1e}"
+        failure = Status.TIME_LIMIT if status == Status.TIME_LIMIT else Status.ERROR
+        return Solution.failed(failure, backend, message, solve_time, bound)
+    # Rounding in the solver must not put its bound on the wrong side of a value that was attained.
+    bound = max(bound, objective) if maximise else min(bound, objective)
+    distance = abs(bound - objective)
+    closed = distance <= max(tolerance, gap) * max(1.0, abs(objective))
+    return Solution(
+        status=Status.OPTIMAL if closed else Status.FEASIBLE,
+        x=x,
+        objective=objective,
+        bound=bound,
+        certificate=Certificate(primal_residual, np.inf, np.inf, distance),
+        solve_time=solve_time,
+        backend=backend,
+        iterations=iterations,
+        message="" if closed else f"{message}, with a gap of {distance:.1e}",
+    )

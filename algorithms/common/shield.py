@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from envs.safe_set import SafeSet, violation
 from solver_pool.pool import SolverPool
-from solver_pool.problem import Array, QuadraticProgram
+from solver_pool.problem import Array, QuadraticBatch
 
 Mode = Literal["raw", "repair"]
 
@@ -95,11 +95,4 @@ def _project(
     """
     G, h = safe_set.rows(observations)
     h = h - margin
-    G = np.broadcast_to(G, (len(wanted), *G.shape[-2:]))
-    identity = np.eye(wanted.shape[1])
-    problems = [
-        QuadraticProgram(identity, -wanted[i], G[i], h[i], safe_set.low, safe_set.high)
-        for i in range(len(wanted))
-    ]
-    nothing = np.full(wanted.shape[1], np.nan)
-    return np.stack([nothing if s.x is None else s.x for s in pool.solve(problems)])
+    return pool.solve(QuadraticBatch(np.eye(wanted.shape[1]), -wanted, G, h, safe_set.low, safe_set.high)).x

@@ -1,18 +1,21 @@
-"""Linear programs by HiGHS, through highspy directly: no modelling layer, one thread."""
+"""Linear and mixed-integer linear programs by HiGHS, through highspy directly: no modelling layer, one thread."""
 
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from importlib import import_module
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 from scipy.sparse import csc_matrix
 
+from solver_pool.backends.rounding import relaxation, usable_start, violation, whole
 from solver_pool.errors import BackendUnavailable
 from solver_pool.options import SolveOptions
-from solver_pool.problem import LinearProgram
-from solver_pool.solution import Solution, Status, certify_linear
+from solver_pool.problem import LinearProgram, MixedIntegerProgram
+from solver_pool.solution import Solution, Status, certify_linear, proven_by_bound
 
 NAME = "highs"
 
@@ -23,10 +26,15 @@ STATUS: dict[str, Status] = {
     "kUnbounded": Status.UNBOUNDED,
     "kTimeLimit": Status.TIME_LIMIT,
 }
-"""Names of `highspy.HighsModelStatus`; every other one is an ERROR."""
+"""Names of `highspy.HighsModelStatus`; every other one is an ERROR. `UNDECIDED` is settled by a second solve."""
+
+UNDECIDED = "kUnboundedOrInfeasible"
 
 MINIMUM_TOLERANCE = 1e-10
 """The smallest feasibility tolerance that HiGHS accepts."""
+
+GAP_MARGIN = 0.9
+"""Of the gap asked for, because it is recomputed from the point after its integers were rounded."""
 
 
 def _library() -> ModuleType:
@@ -39,24 +47,29 @@ def _library() -> ModuleType:
         ) from error
 
 
-def solve(problem: LinearProgram, options: SolveOptions = SolveOptions()) -> Solution:
-    """Solve ``min_x c'x  s.t.  row_low <= A x <= row_high,  low <= x <= high``.
+def solve(problem: LinearProgram | MixedIntegerProgram, options: SolveOptions = SolveOptions()) -> Solution:
+    """Solve ``min_x c'x  s.t.  row_low <= A x <= row_high,  low <= x <= high``, ``x_j`` integer where asked.
 
-    HiGHS's multipliers satisfy ``c = A'y + z`` with ``y, z >= 0`` at lower sides; the certificate's have the
-    opposite sign. The answer is OPTIMAL only where the certificate recomputed from the problem is within
-    ``options.tolerance``. ``options.time_limit`` [s] limits the solve; with a feasible point at the limit the
-    answer is FEASIBLE.
+    An LP's answer is OPTIMAL only where the certificate recomputed from the problem, with HiGHS's multipliers,
+    is within ``options.tolerance``. A MILP's is OPTIMAL only where its point, with integers rounded exactly,
+    satisfies every constraint and HiGHS's lower bound is within the relative ``options.gap`` of its objective.
+    ``options.time_limit`` [s] limits the solve; with a feasible point at the limit the answer is FEASIBLE, and
+    a MILP's has a bound all the same.
 
     Raises:
         BackendUnavailable: without highspy.
     """
-    highspy = _library()
+    if isinstance(problem, LinearProgram):
+        return _solve_linear(problem, options)
+    if not problem.integer.any():
+        return _solve_linear(relaxation(problem), options)
+    return _solve_mixed_integer(problem, options)
 
-    # Unpack.
+
+def _build(highspy: ModuleType, problem: LinearProgram | MixedIntegerProgram, options: SolveOptions) -> Any:
+    """A `Highs` that holds the problem and the options, or None if HiGHS rejects the model."""
     A = csc_matrix(problem.A)
     m, n = A.shape
-
-    # Build.
     lp = highspy.HighsLp()
     lp.num_col_, lp.num_row_ = n, m
     lp.col_cost_, lp.col_lower_, lp.col_upper_ = problem.c, problem.low, problem.high
@@ -68,24 +81,49 @@ def solve(problem: LinearProgram, options: SolveOptions = SolveOptions()) -> Sol
     highs.setOptionValue("output_flag", False)
     # HiGHS's scheduler belongs to the whole process: more threads would outlive this solve, and break forks.
     highs.setOptionValue("threads", 1)
+    highs.setOptionValue("random_seed", options.seed)
     feasibility = max(MINIMUM_TOLERANCE, 0.1 * options.tolerance)
     highs.setOptionValue("primal_feasibility_tolerance", feasibility)
     highs.setOptionValue("dual_feasibility_tolerance", feasibility)
     if options.time_limit is not None:
         highs.setOptionValue("time_limit", options.time_limit)
-    if highs.passModel(lp) == highspy.HighsStatus.kError:
-        reason = "HiGHS rejected the model; check the size of its coefficients"
-        return Solution.failed(Status.ERROR, NAME, reason)
+    if isinstance(problem, MixedIntegerProgram):
+        kinds = (highspy.HighsVarType.kContinuous, highspy.HighsVarType.kInteger)
+        lp.integrality_ = [kinds[int(whole)] for whole in problem.integer]
+        highs.setOptionValue("mip_feasibility_tolerance", feasibility)
+        highs.setOptionValue("mip_rel_gap", GAP_MARGIN * options.gap)
+        highs.setOptionValue("mip_abs_gap", GAP_MARGIN * options.gap)
+    return None if highs.passModel(lp) == highspy.HighsStatus.kError else highs
+
+
+REJECTED = "HiGHS rejected the model; check the size of its coefficients"
+
+
+def _settle(problem: LinearProgram | MixedIntegerProgram, options: SolveOptions) -> Status:
+    """Whether a program that is infeasible or unbounded is the one or the other: solve it without objective."""
+    if not problem.c.any():
+        return Status.INFEASIBLE
+    answer = solve(replace(problem, c=np.zeros_like(problem.c)), options)
+    return Status.UNBOUNDED if answer.status.usable else answer.status
+
+
+def _solve_linear(problem: LinearProgram, options: SolveOptions) -> Solution:
+    highspy = _library()
+
+    # Build.
+    highs = _build(highspy, problem, options)
+    if highs is None:
+        return Solution.failed(Status.ERROR, NAME, REJECTED)
 
     # Solve.
     started = time.perf_counter()
     highs.run()
     seconds = time.perf_counter() - started
-    native = highs.getModelStatus()
+    native = highs.getModelStatus().name
 
-    # Fill.
-    status = STATUS.get(native.name, Status.ERROR)
-    message = f"HiGHS ended with {native.name}"
+    # Fill. HiGHS's multipliers satisfy ``c = A'y + z`` with ``y, z >= 0`` at lower sides; ours are opposite.
+    status = _settle(problem, options) if native == UNDECIDED else STATUS.get(native, Status.ERROR)
+    message = f"HiGHS ended with {native}"
     answer = highs.getSolution()
     if status not in (Status.OPTIMAL, Status.TIME_LIMIT) or not answer.value_valid:
         if status == Status.OPTIMAL:
@@ -93,6 +131,7 @@ def solve(problem: LinearProgram, options: SolveOptions = SolveOptions()) -> Sol
         return Solution.failed(status, NAME, message, seconds)
     x = np.array(answer.col_value, dtype=np.float64)
     x = np.clip(x, problem.low, problem.high)
+    m, n = problem.A.shape
     duals = (answer.row_dual, answer.col_dual) if answer.dual_valid else (np.zeros(m), np.zeros(n))
     row_duals, bound_duals = (-np.array(d, dtype=np.float64) for d in duals)
     certificate = certify_linear(problem, x, row_duals, bound_duals)
@@ -114,4 +153,43 @@ def solve(problem: LinearProgram, options: SolveOptions = SolveOptions()) -> Sol
         backend=NAME,
         iterations=max(0, info.simplex_iteration_count) + max(0, info.ipm_iteration_count),
         message="" if proven else message,
+    )
+
+
+def _solve_mixed_integer(problem: MixedIntegerProgram, options: SolveOptions) -> Solution:
+    highspy = _library()
+
+    # Build.
+    highs = _build(highspy, problem, options)
+    if highs is None:
+        return Solution.failed(Status.ERROR, NAME, REJECTED)
+    start = usable_start(problem, options)
+    if start is not None:
+        first = highspy.HighsSolution()
+        first.col_value = start
+        highs.setSolution(first)
+
+    # Solve.
+    started = time.perf_counter()
+    highs.run()
+    native, info = highs.getModelStatus().name, highs.getInfo()
+
+    # Fill.
+    status = _settle(problem, options) if native == UNDECIDED else STATUS.get(native, Status.ERROR)
+    answer = highs.getSolution()
+    x = None
+    if answer.value_valid and info.primal_solution_status == highspy.SolutionStatus.kSolutionStatusFeasible:
+        x = whole(problem, np.array(answer.col_value, dtype=np.float64), options, _solve_linear)
+    return proven_by_bound(
+        status,
+        x,
+        np.nan if x is None else float(problem.c @ x),
+        np.inf if x is None else violation(problem, x),
+        float(info.mip_dual_bound),
+        tolerance=options.tolerance,
+        gap=options.gap,
+        solve_time=time.perf_counter() - started,
+        backend=NAME,
+        iterations=max(0, int(info.mip_node_count)),
+        message=f"HiGHS ended with {native}",
     )

@@ -1,19 +1,31 @@
-"""Smooth critics by Ipopt through cyipopt, with exact NumPy derivatives: a reference for the fast engine."""
+"""Smooth critics and nonlinear programs by Ipopt through cyipopt, with exact NumPy derivatives.
+
+For critics this is a reference for the fast engine; for Pyomo models it is the local solver.
+"""
 
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass
 from importlib import import_module
 from types import ModuleType
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
+from solver_pool.backends.composed_program import ComposedProgram
 from solver_pool.errors import BackendUnavailable, UnsupportedProblem
 from solver_pool.options import SolveOptions
-from solver_pool.problem import SMOOTH_ACTIVATIONS, Array, CriticBatch, activate
-from solver_pool.solution import BatchSolution, Status, primal_residuals, verified_batch
+from solver_pool.problem import SMOOTH_ACTIVATIONS, Array, CriticBatch, NonlinearProgram, activate
+from solver_pool.solution import (
+    BatchSolution,
+    Certificate,
+    Solution,
+    Status,
+    primal_residuals,
+    verified_batch,
+)
 
 NAME = "ipopt"
 
@@ -21,7 +33,7 @@ STATUS: dict[int, Status] = {
     0: Status.OPTIMAL,  # Solve_Succeeded
     1: Status.OPTIMAL,  # Solved_To_Acceptable_Level; the certificate decides
     6: Status.OPTIMAL,  # Feasible_Point_Found
-    2: Status.INFEASIBLE,  # Infeasible_Problem_Detected: global here, because the constraints are linear
+    2: Status.INFEASIBLE,  # Infeasible_Problem_Detected: a proof only because the constraints are linear
     4: Status.UNBOUNDED,  # Diverging_Iterates
     5: Status.TIME_LIMIT,  # User_Requested_Stop: our callback, at the deadline
     -4: Status.TIME_LIMIT,  # Maximum_CpuTime_Exceeded
@@ -186,23 +198,38 @@ def settings(tolerance: float) -> dict[str, str | float | int]:
     }
 
 
-def solve(problem: CriticBatch, options: SolveOptions = SolveOptions()) -> BatchSolution:
-    """Solve ``max_a Q(s_i, a)  s.t.  G_i a <= h_i,  low_i <= a <= high_i`` locally, state by state.
+@overload
+def solve(problem: CriticBatch, options: SolveOptions = ...) -> BatchSolution: ...
+@overload
+def solve(problem: NonlinearProgram, options: SolveOptions = ...) -> Solution: ...
+def solve(
+    problem: CriticBatch | NonlinearProgram, options: SolveOptions = SolveOptions()
+) -> BatchSolution | Solution:
+    """Solve ``max_a Q(s_i, a)  s.t.  G_i a <= h_i,  low_i <= a <= high_i``, or a Pyomo model, locally.
 
-    Every one of ``options.n_starts`` points is polished by Ipopt, and the best verified answer wins.
-    ``options.time_limit`` [s] is for each state, all its starts together, and looked at in every iteration.
+    Of a batch every one of ``options.n_starts`` points is polished by Ipopt, state by state, and the best
+    verified answer wins. A Pyomo model is solved from the values that its variables have (zero without one).
+    OPTIMAL means that the first-order conditions recomputed from the problem hold to ``options.tolerance``; no
+    bound is known. ``options.time_limit`` [s] is for each program, all its starts together, and looked at in
+    every iteration.
 
     Raises:
-        UnsupportedProblem: for a ReLU critic, which has no second derivative.
+        UnsupportedProblem: for a ReLU critic, which has no second derivative, and for integer variables.
         BackendUnavailable: without cyipopt.
 
     Source: seed 000, Algorithm 1 line 11; Waechter and Biegler, On the implementation of an interior-point
     filter line-search algorithm, Mathematical Programming 106, 2006.
     """
+    if isinstance(problem, NonlinearProgram):
+        return _solve_model(problem, options)
+    return _solve_batch(problem, options)
+
+
+def _solve_batch(problem: CriticBatch, options: SolveOptions) -> BatchSolution:
     if problem.critic.activation not in SMOOTH_ACTIVATIONS:
         raise UnsupportedProblem(
             f"activation: Ipopt needs a smooth critic, not {problem.critic.activation!r}. "
-            "Use backend='omlt', which solves ReLU critics as a MILP."
+            "Use backend='branch_and_bound', or backend='milp', which takes more actions."
         )
     cyipopt = _library()
 
@@ -273,6 +300,127 @@ def solve(problem: CriticBatch, options: SolveOptions = SolveOptions()) -> Batch
         best = result if best is None else better(best, result)
     assert best is not None
     return best
+
+
+@dataclass(frozen=True)
+class LocalAnswer:
+    """Where Ipopt ended on a `ComposedProgram`.
+
+    Attributes:
+        x: ``(n,)``, inside its bounds.
+        certificate: recomputed there, with Ipopt's multipliers.
+        status: what Ipopt's code means; message: what it is.
+    """
+
+    x: Array
+    certificate: Certificate
+    status: Status
+    message: str
+
+
+def solve_composed(
+    program: ComposedProgram, start: Array, low: Array, high: Array, options: SolveOptions
+) -> LocalAnswer:
+    """Minimise a composed program from ``start (n,)`` inside ``low, high (n,)``, which may fix variables."""
+    cyipopt = _library()
+    program.deadline = time.perf_counter() + (np.inf if options.time_limit is None else options.time_limit)
+    native = cyipopt.Problem(
+        n=len(program.variables),
+        m=len(program.row_forms),
+        problem_obj=program,
+        lb=low,
+        ub=high,
+        cl=program.row_low,
+        cu=program.row_high,
+    )
+    for name, value in settings(options.tolerance).items():
+        native.add_option(name, value)
+    answer, info = native.solve(np.clip(start, low, high))
+    status = STATUS.get(info["status"], Status.ERROR)
+    message = f"Ipopt ended with {info['status']}: {_text(info['status_msg'])}"
+    if not np.isfinite(answer).all():
+        nothing = Certificate(np.inf, np.inf, np.inf, np.inf)
+        return LocalAnswer(answer, nothing, status, message)
+    x = np.clip(answer, low, high)
+    # A multiplier's size on a side that does not exist is Ipopt's rounding, where it belongs to no side at all.
+    row_duals = np.asarray(info["mult_g"], dtype=np.float64)
+    missing = ~np.isfinite(np.where(row_duals > 0, program.row_high, program.row_low))
+    row_duals = np.where(missing, 0.0, row_duals)
+    bound_duals = info["mult_x_U"] - info["mult_x_L"]
+    # Ipopt removes a fixed variable; its multiplier is whatever balances the gradient.
+    fixed = low == high
+    jacobian = np.zeros((len(program.row_forms), x.shape[0]))
+    jacobian[program.jacobianstructure()] = program.jacobian(x)
+    bound_duals = np.where(fixed, -(program.gradient(x) + jacobian.T @ row_duals), bound_duals)
+    return LocalAnswer(x, program.certify(x, row_duals, bound_duals), status, message)
+
+
+def _solve_model(problem: NonlinearProgram, options: SolveOptions) -> Solution:
+    # Unpack.
+    free = problem.free_variables()
+    whole = [v for v in free if not v.is_continuous()]
+    if whole:
+        raise UnsupportedProblem(
+            f"model: {whole[0].name} is an integer variable, which Ipopt does not take. Use backend='scip'."
+        )
+
+    # Build.
+    _library()
+    program = ComposedProgram(problem.model)
+    if program.constant_violation > options.tolerance:
+        reason = f"a constraint without free variables is violated by {program.constant_violation:.1e}"
+        return Solution.failed(Status.INFEASIBLE, NAME, reason)
+    start = np.array([0.0 if v.value is None else v.value for v in program.variables], dtype=np.float64)
+
+    # Solve.
+    started = time.perf_counter()
+    if program.variables:
+        local = solve_composed(program, start, program.low, program.high, options)
+    else:
+        nothing = np.zeros(0)
+        local = LocalAnswer(start, program.certify(start, nothing, nothing), Status.OPTIMAL, "")
+    seconds = time.perf_counter() - started
+
+    # Fill. A point that satisfies the constraints is worth having whatever the code says.
+    certificate, status, message = local.certificate, local.status, local.message
+    diverged = status == Status.UNBOUNDED
+    if diverged or not float(certificate.primal_residual) <= options.tolerance:
+        if status == Status.INFEASIBLE and not program.linear:
+            status = Status.ERROR
+            message += " The constraints are nonlinear: another start, or backend='scip', may find a point"
+        elif status.usable:
+            status = Status.ERROR
+            message += f"; its point violates a constraint by {certificate.primal_residual:.1e}"
+        return Solution.failed(status, NAME, message, seconds)
+    proven = float(certificate.kkt_residual) <= options.tolerance
+    return Solution(
+        status=Status.OPTIMAL if proven else Status.FEASIBLE,
+        x=spread(free, program, local.x),
+        objective=program.value(local.x),
+        bound=-program.sign * np.inf,
+        certificate=certificate,
+        solve_time=seconds,
+        backend=NAME,
+        iterations=program.iterations,
+        message="" if proven else message,
+    )
+
+
+def spread(free: list[Any], program: ComposedProgram, x: Array) -> Array:
+    """The point ``x`` of a composed program in the order of `free`; what does not occur keeps its own value."""
+    at = {id(v): k for k, v in enumerate(program.variables)}
+    values = [x[at[id(v)]] if id(v) in at else idle_value(v) for v in free]
+    return np.array(values, dtype=np.float64)
+
+
+def idle_value(variable: Any) -> float:
+    """A value within the bounds of a Pyomo variable that occurs nowhere: the nearest to its own, or to zero."""
+    low = -np.inf if variable.lb is None else float(variable.lb)
+    high = np.inf if variable.ub is None else float(variable.ub)
+    if not variable.is_continuous():
+        low, high = np.ceil(low), np.floor(high)
+        return float(np.clip(np.round(0.0 if variable.value is None else variable.value), low, high))
+    return float(np.clip(0.0 if variable.value is None else variable.value, low, high))
 
 
 def better(one: BatchSolution, other: BatchSolution) -> BatchSolution:

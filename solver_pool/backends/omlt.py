@@ -1,8 +1,8 @@
 """Critics as OMLT writes them, through Pyomo: the reference formulation, and global optima of ReLU critics.
 
-Smooth critics go to Ipopt through cyipopt, in full or reduced space; ReLU critics become a big-M MILP for
-HiGHS or SCIP through Pyomo's own interfaces. Pyomo's way from a model to cyipopt needs the AMPL solver
-library, which neither PyPI nor Debian ships, so `ComposedProgram` evaluates the Pyomo model itself.
+Smooth critics go to Ipopt through cyipopt, in full or reduced space; ReLU critics become a MILP, with big-M or
+partition constraints, for HiGHS or SCIP through Pyomo's own interfaces. Pyomo's way from a model to cyipopt needs
+the AMPL solver library, which neither PyPI nor Debian ships, so `ComposedProgram` evaluates the Pyomo model itself.
 """
 
 from __future__ import annotations
@@ -26,6 +26,9 @@ NAME = "omlt"
 
 SMOOTH = ("softplus", "tanh", "sigmoid")
 """The smooth activations that OMLT can write."""
+
+RELU_FORMULATIONS = ("big_m", "partition")
+"""How OMLT writes ReLU as a MILP."""
 
 STATUS: dict[str, Status] = {
     "convergenceCriteriaSatisfied": Status.OPTIMAL,
@@ -78,8 +81,8 @@ def choose(problem: CriticBatch, options: SolveOptions) -> tuple[Formulation, Na
         formulation = "full_space" if smooth else "big_m"
     if native == "auto":
         native = "ipopt" if smooth else "highs"
-    if smooth == (formulation == "big_m"):
-        fitting = "'full_space' or 'reduced_space'" if smooth else "'big_m'"
+    if smooth == (formulation in RELU_FORMULATIONS):
+        fitting = "'full_space' or 'reduced_space'" if smooth else "'big_m' or 'partition'"
         raise UnsupportedProblem(f"formulation: {formulation!r} does not fit {activation!r}. Use {fitting}.")
     if smooth != (native == "ipopt"):
         fitting = "'ipopt'" if smooth else "'highs' or 'scip'"
@@ -96,7 +99,10 @@ def build_model(problem: CriticBatch, index: int, formulation: Formulation) -> A
         max nn.outputs[0]   s.t.   nn.inputs = (s, a),   G a <= h,   low <= a <= high,   OMLT's constraints
 
     Full space has variables ``zhat = W z + b`` and ``z = f(zhat)`` for each neuron; reduced space has one
-    nested expression; big-M has a binary for each ReLU and constants from interval bounds at this state.
+    nested expression; big-M has a binary for each ReLU and constants from interval bounds at this state;
+    partition has besides two auxiliary variables for each ReLU, the parts of ``W z`` with its smaller and its
+    larger weights, and a tighter relaxation (Tsay et al., Partition-based formulations for mixed-integer
+    optimization of trained ReLU neural networks, NeurIPS 2021).
     """
     lib = _libraries()
     pyo = lib.pyomo
@@ -106,10 +112,12 @@ def build_model(problem: CriticBatch, index: int, formulation: Formulation) -> A
     low = problem.low if problem.low.ndim == 1 else problem.low[index]
     high = problem.high if problem.high.ndim == 1 else problem.high[index]
 
-    # Big-M needs bounds on every input. For smooth networks they would only make Ipopt's fixed variables.
+    # MILPs need bounds on every input. For smooth networks they would only make Ipopt's fixed variables.
     lower, upper = np.concatenate([state, low]), np.concatenate([state, high])
     bounds = {i: (float(lower[i]), float(upper[i])) for i in range(n_states + n)}
-    definition = lib.network.NetworkDefinition(scaled_input_bounds=bounds if formulation == "big_m" else None)
+    definition = lib.network.NetworkDefinition(
+        scaled_input_bounds=bounds if formulation in RELU_FORMULATIONS else None
+    )
     previous = lib.layer.InputLayer([n_states + n])
     definition.add_layer(previous)
     for depth, (w, b) in enumerate(zip(critic.weights, critic.biases, strict=True)):
@@ -124,6 +132,7 @@ def build_model(problem: CriticBatch, index: int, formulation: Formulation) -> A
         "full_space": lib.network.FullSpaceSmoothNNFormulation,
         "reduced_space": lib.network.ReducedSpaceSmoothNNFormulation,
         "big_m": lib.network.ReluBigMFormulation,
+        "partition": lib.network.ReluPartitionFormulation,
     }[formulation]
 
     model = pyo.ConcreteModel()
@@ -193,7 +202,7 @@ def solve(problem: CriticBatch, options: SolveOptions = SolveOptions()) -> Batch
     formulation, native = choose(problem, options)
     if native == "ipopt":
         return _solve_smooth(problem, options, formulation)
-    return _solve_milp(problem, options, native)
+    return _solve_milp(problem, options, formulation, native)
 
 
 def _solve_smooth(problem: CriticBatch, options: SolveOptions, formulation: Formulation) -> BatchSolution:
@@ -299,7 +308,9 @@ def _native_milp(native: NativeSolver) -> tuple[Any, dict[str, Any]]:
     return factory(), {"numerics/feastol": MILP_FEASIBILITY}
 
 
-def _solve_milp(problem: CriticBatch, options: SolveOptions, native: NativeSolver) -> BatchSolution:
+def _solve_milp(
+    problem: CriticBatch, options: SolveOptions, formulation: Formulation, native: NativeSolver
+) -> BatchSolution:
     # Unpack.
     size, n, m = len(problem), problem.n_actions, problem.n_rows
     low, high = np.broadcast_to(problem.low, (size, n)), np.broadcast_to(problem.high, (size, n))
@@ -310,7 +321,7 @@ def _solve_milp(problem: CriticBatch, options: SolveOptions, native: NativeSolve
 
     for i in range(size):
         # Build.
-        model = build_model(problem, i, "big_m")
+        model = build_model(problem, i, formulation)
         solver, settings = _native_milp(native)
 
         # Solve. A margin on the gap, because it is recomputed from the critic's own value.
@@ -336,7 +347,7 @@ def _solve_milp(problem: CriticBatch, options: SolveOptions, native: NativeSolve
             actions = list(model.nn.inputs.values())[-n:]
             primals = result.solution_loader.get_vars(actions)
             found = np.array([primals[v] for v in actions], dtype=np.float64)
-            x[i] = _inside(found, G[i], problem.h[i], low[i], high[i], options)
+            x[i] = inside(found, G[i], problem.h[i], low[i], high[i], options)
 
     feasible = primal_residuals(problem, x) <= options.tolerance
     # Rounding in the MILP must not put its bound below a value that was attained.
@@ -357,7 +368,7 @@ def _solve_milp(problem: CriticBatch, options: SolveOptions, native: NativeSolve
     )
 
 
-def _inside(a: Array, G: Array, h: Array, low: Array, high: Array, options: SolveOptions) -> Array:
+def inside(a: Array, G: Array, h: Array, low: Array, high: Array, options: SolveOptions) -> Array:
     """The point `a (n_a,)` of a MILP, moved by its solver's rounding back into its rows and box."""
     a = np.clip(a, low, high)
     if not G.shape[0] or (G @ a - h).max() <= options.tolerance:

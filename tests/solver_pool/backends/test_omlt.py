@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import gc
 import sys
 import time
@@ -27,11 +28,12 @@ def milp(native: NativeSolver, time_limit: float | None = None) -> SolveOptions:
 @pytest.mark.parametrize(("n_actions", "points"), [(1, 4001), (2, 401)])
 @pytest.mark.parametrize("hidden", [(6,), (6, 6), (5, 4, 4)])
 @pytest.mark.parametrize("native", MILP)
+@pytest.mark.parametrize("formulation", omlt.RELU_FORMULATIONS)
 def test_relu_optima_are_global(
-    native: NativeSolver, hidden: tuple[int, ...], n_actions: int, points: int
+    formulation: Formulation, native: NativeSolver, hidden: tuple[int, ...], n_actions: int, points: int
 ) -> None:
     batch = random_batch(9, size=2, n_actions=n_actions, n_rows=2, hidden=hidden, activation="relu")
-    solution = solve(batch, milp(native))
+    solution = solve(batch, dataclasses.replace(milp(native), formulation=formulation))
     best = grid_optimum(batch, points)
     assert (solution.status == Status.OPTIMAL).all(), solution.message
     assert (solution.bound >= best - 1e-9).all()
@@ -60,6 +62,19 @@ def test_a_bound_that_is_too_low_is_not_believed() -> None:
     batch = random_batch(9, size=1, n_actions=2, n_rows=0, hidden=(6,), activation="relu")
     solution = solve(batch, SolveOptions(backend="omlt", native_solver="scip", gap=0.5))
     assert solution.bound[0] >= solution.objective[0]
+
+
+def test_the_partition_formulation_splits_every_neuron_and_relaxes_tighter() -> None:
+    batch = random_batch(3, size=1, n_actions=3, n_rows=0, hidden=(8, 8), activation="relu")
+    parts, bounds = {}, {}
+    for formulation in omlt.RELU_FORMULATIONS:
+        model = omlt.build_model(batch, 0, formulation)
+        pyo.TransformationFactory("core.relax_integer_vars").apply_to(model)
+        pyo.SolverFactory("appsi_highs").solve(model)
+        bounds[formulation] = pyo.value(model.value)
+        parts[formulation] = sum(v.local_name.startswith("z2") for v in model.component_data_objects(pyo.Var))
+    assert parts == {"big_m": 0, "partition": 2 * 16}
+    assert bounds["partition"] < bounds["big_m"] - 1e-3
 
 
 @pytest.mark.parametrize("native", MILP)
@@ -138,14 +153,6 @@ def test_the_evaluated_model_is_pyomos_and_its_derivatives_are_right(
     assert np.abs(hessian).max() > 1e-2
 
 
-def test_a_product_of_variables_is_refused() -> None:
-    model = pyo.ConcreteModel()
-    model.x = pyo.Var([0, 1])
-    model.value = pyo.Objective(expr=model.x[0] * model.x[1], sense=pyo.maximize)
-    with pytest.raises(UnsupportedProblem, match="product of variables"):
-        ComposedProgram(model)
-
-
 @pytest.mark.parametrize(
     ("activation", "options", "remedy"),
     [
@@ -153,6 +160,7 @@ def test_a_product_of_variables_is_refused() -> None:
         ("relu", SolveOptions(backend="omlt", formulation="full_space"), "big_m"),
         ("relu", SolveOptions(backend="omlt", native_solver="ipopt"), "highs"),
         ("tanh", SolveOptions(backend="omlt", formulation="big_m"), "reduced_space"),
+        ("tanh", SolveOptions(backend="omlt", formulation="partition"), "reduced_space"),
         ("tanh", SolveOptions(backend="omlt", native_solver="scip"), "ipopt"),
     ],
 )
