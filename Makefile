@@ -6,11 +6,11 @@ IMPORTS := $(BIN)/lint-imports
 TESTS := $(BIN)/python -m pytest $(ARGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test lint types imports bench clean
+.PHONY: help setup run test test-cluster lint types imports bench clean
 
 help: ## this list
-	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | while IFS='	' read -r name what; do \
-		printf 'make %-9s %s\n' "$$name" "$$what"; done
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | while IFS='	' read -r name what; do \
+		printf 'make %-12s %s\n' "$$name" "$$what"; done
 
 setup: ## .venv with the tested packages, and the system libraries where that is allowed
 	@.ci/setup
@@ -26,6 +26,9 @@ test: setup ## lint, types, import rules and the tests: all of them, failing if 
 	[ -z "$$failed" ] || echo "== failed before the tests:$$failed"; \
 	echo '== tests'; $(TESTS) || failed="$$failed tests"; \
 	[ -z "$$failed" ]
+
+test-cluster: setup ## every test of clusters: lost nodes, a cut cable between two hosts (as root), submitted jobs
+	@$(TESTS) -m '' tests/cluster
 
 lint: setup ## ruff
 	@$(LINT)

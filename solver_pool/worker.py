@@ -1,251 +1,266 @@
-"""What runs where the solving is done: in the caller's process, or in the actor that the pool starts.
+"""The worker: an actor that keeps a solver process, watches over it, and replaces it.
 
-This file never imports Ray: `SolverWorker` is a plain class that `solver_pool.pool` turns into an actor.
+The actor itself never calls a solver, so it lives on when one crashes or hangs: it kills the solver process at
+the time limit plus grace, whatever that process is doing, and the nursery forks the next within milliseconds.
+The program that was being solved is reported lost; the others of its chunk are solved all the same.
+
+This file imports neither Ray (`solver_pool.actors` makes the class an actor) nor NumPy, so an actor starts fast.
 """
 
 from __future__ import annotations
 
-import faulthandler
-import io
-import logging
-import pickle
+import contextlib
+import mmap
+import os
+import signal
+import struct
+import subprocess
+import sys
+import tempfile
 import time
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
-from importlib import import_module
-from typing import Any, TypeAlias
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from multiprocessing import reduction
+from multiprocessing.connection import Pipe
+from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from solver_pool.backends import BACKENDS, solve
-from solver_pool.options import SolveOptions
-from solver_pool.problem import (
-    MLP,
-    BatchProblem,
-    CriticBatch,
-    LinearProgram,
-    Problem,
-    QuadraticProgram,
-)
-from solver_pool.solution import BatchSolution, Solution, Status
-
-logger = logging.getLogger(__name__)
-
-Answer: TypeAlias = Solution | BatchSolution
-
-TOO_LATE = "the deadline of the call came before its turn"
-
-_warm: set[str] = set()
-"""Backends that have solved in this process: a first solve imports and compiles, and is no estimate."""
+KEPT_CRITICS = 4
+"""Critics that a solver process keeps unpickled: a few networks, or versions of one."""
+PROGRESS = struct.Struct("dq")  # as in solver_pool.nursery, which imports what an actor should not
 
 
 @dataclass(frozen=True)
-class Task:
-    """One problem on its way to a backend.
+class Parcel:
+    """A chunk of tasks on its way to a worker.
 
     Attributes:
-        name: of the backend.
-        problem: what to solve; a chunk of a batch is a batch.
-        index: of the problem among those submitted together; the seed derives from it.
+        tasks: each pickled by `solver_pool.tasks.pack`.
+        allowances: [s] that each may take, without grace; infinite without a time limit.
+        options: pickled `SolveOptions` of all tasks.
+        budget: [s] for all tasks together, or None.
+        versions: of the critics that come with the parcel.
     """
 
-    name: str
-    problem: Problem
-    index: int
+    tasks: tuple[bytes, ...]
+    allowances: tuple[float, ...]
+    options: bytes
+    budget: float | None
+    versions: tuple[str, ...]
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """The answer to one task.
+@dataclass
+class Report:
+    """What came of a parcel.
 
     Attributes:
-        answer: a `BatchSolution` for a batch, else a `Solution`.
-        seconds: [s] of wall time in the backend.
-        measured: whether `seconds` says what such a solve costs (false for a first solve or none).
+        outcomes: pickled lists of ``(number of the task, Outcome)``.
+        lost: number of the task, whether it hung (else its process died), and how.
+        recycled: solver processes that were replaced after `recycle_after` tasks.
+        abandoned: the caller asked to stop; tasks may be missing.
     """
 
-    answer: Answer
-    seconds: float = 0.0
-    measured: bool = False
-
-
-def n_programs(problem: Problem) -> int:
-    """How many programs a problem is: its length if it is a batch, else one."""
-    return len(problem) if isinstance(problem, BatchProblem) else 1
-
-
-def failure(task: Task, status: Status, message: str) -> Outcome:
-    """The outcome of a task that came to nothing."""
-    if isinstance(task.problem, BatchProblem):
-        return Outcome(BatchSolution.failed(task.problem, status, task.name, message))
-    return Outcome(Solution.failed(status, task.name, message))
-
-
-def task_options(options: SolveOptions, index: int, limit: float | None) -> SolveOptions:
-    """The options of problem `index`: its own seed, and a time limit of `limit` [s] for each program.
-
-    The seed depends on `options.seed` and `index` alone (a Weyl sequence modulo 2^31, which every native
-    solver takes), so an answer does not depend on where or in which chunk a problem is solved.
-    """
-    if index == 0 and limit == options.time_limit:
-        return options
-    seed = options.seed if index == 0 else (options.seed + 2654435761 * index) % 2**31
-    return replace(options, seed=seed, time_limit=limit)
-
-
-def solve_tasks(
-    tasks: Iterable[Task], options: SolveOptions, budget: float | None, alarm: Alarm | None = None
-) -> list[Outcome]:
-    """Solve tasks one after the other; whatever a backend raises becomes an ERROR of that task alone.
-
-    Args:
-        tasks: in any order; the outcomes have the same.
-        options: common to all.
-        budget: [s] for all tasks together; those not begun by then get TIME_LIMIT. None means no limit.
-        alarm: armed around each task, to end this process if a native call does not return.
-    """
-    ends = None if budget is None else time.monotonic() + budget
-    outcomes = []
-    for task in tasks:
-        limit, remaining = options.time_limit, np.inf
-        if ends is not None:
-            remaining = ends - time.monotonic()
-            if remaining <= 0:
-                outcomes.append(failure(task, Status.TIME_LIMIT, TOO_LATE))
-                continue
-            limit = remaining if limit is None else min(limit, remaining)
-        if alarm is not None:
-            alarm.arm(None if limit is None else min(remaining, limit * n_programs(task.problem)))
-        began = time.perf_counter()
-        try:
-            answer = solve(task.problem, task_options(options, task.index, limit))
-            outcomes.append(Outcome(answer, time.perf_counter() - began, task.name in _warm))
-            _warm.add(task.name)
-        except Exception as error:  # a bug in one backend must not lose the answers of the others
-            logger.warning("backend %s failed on problem %d", task.name, task.index, exc_info=True)
-            failed = failure(task, Status.ERROR, f"{type(error).__name__}: {error}")
-            outcomes.append(replace(failed, seconds=time.perf_counter() - began))
-    return outcomes
-
-
-class Alarm:
-    """Ends this process if a task does not finish, from a C thread that runs while the GIL is held.
-
-    Args:
-        grace: [s]; a task gets its allowance plus at least one, at most two of these.
-    """
-
-    def __init__(self, grace: float) -> None:
-        self._grace = grace
-        self._fires = np.inf
-
-    def arm(self, allowance: float | None) -> None:
-        """Allow `allowance` [s] from now, or for ever."""
-        if allowance is None:
-            return self.cancel()
-        left = self._fires - time.monotonic()
-        # Arming starts a thread (0.1 ms, as long as a small solve), so a running alarm that suits is kept.
-        if not allowance + self._grace <= left <= allowance + 2 * self._grace:
-            faulthandler.dump_traceback_later(allowance + 2 * self._grace, exit=True)
-            self._fires = time.monotonic() + allowance + 2 * self._grace
-
-    def cancel(self) -> None:
-        if self._fires < np.inf:
-            faulthandler.cancel_dump_traceback_later()
-            self._fires = np.inf
+    outcomes: list[bytes] = field(default_factory=list)
+    lost: list[tuple[int, bool, str]] = field(default_factory=list)
+    recycled: int = 0
+    abandoned: bool = False
 
 
 class SolverWorker:
-    """The actor: solves one chunk of tasks a call, in one thread.
+    """Solves one parcel a call. `abandon` may be called meanwhile, from another thread.
 
     Args:
-        grace: [s], see `Alarm`.
+        grace: [s] past its allowance after which a task counts as hung.
+        recycle_after: tasks after which the solver process is replaced; 0 means never.
     """
 
-    def __init__(self, grace: float) -> None:
-        self._alarm = Alarm(grace)
+    def __init__(self, grace: float, recycle_after: int) -> None:
+        self._grace = grace
+        self._recycle_after = recycle_after
+        self._backends: dict[str, tuple[bytes, str]] = {}
+        self._nursery: _Nursery | None = None
+        self._process: _Process | None = None
+        self._abandoned = False
 
-    def prepare(self, name: str, entry: tuple[str, tuple[type, ...]]) -> None:
-        """Load backend `name` and let it solve something tiny, so that no limit counts import or compilation.
+    def prepare(self, name: str, entry: bytes) -> str:
+        """Load backend `name`, so that no time limit counts its import or compilation.
 
         Args:
             name: of the backend.
-            entry: the caller's ``BACKENDS[name]``, so that a backend registered there is known here.
-        """
-        BACKENDS[name] = entry
-        try:
-            import_module(entry[0])
-            sample = _sample(entry[1][0])
-            if sample is not None:
-                solve_tasks([Task(name, sample, 0)], SolveOptions(backend=name), None)
-        except ImportError:  # each solve will say so, and how to install what is missing
-            logger.warning("backend %s cannot be imported", name, exc_info=True)
-
-    def solve(self, chunk: bytes, *critics: NDArray[np.uint8]) -> bytes:
-        """Solve what `pack` packed.
-
-        Args:
-            chunk: the tasks, their options and their budget.
-            critics: the critics that `pack` left out, each pickled, as an array of bytes.
+            entry: the caller's ``BACKENDS[name]``, pickled, so that a backend registered there is known here.
 
         Returns:
-            The pickled list of outcomes: pickled here, arrays arrive writable, as from a local solve.
+            Why it cannot be used on this node, such as a missing library, or nothing.
         """
-        tasks, options, budget = _Unpickler(io.BytesIO(chunk), critics).load()
+        known = self._backends.get(name)
+        if known is None or known[0] != entry:
+            reason = self._open().load(name, entry)
+            self._backends[name] = entry, reason
+            self._dismiss()  # it was forked without the backend
+        if self._process is None:
+            self._process = self._open().fork()
+        return self._backends[name][1]
+
+    def solve(self, parcel: Parcel, *critics: Any) -> Report:
+        """Solve a parcel; never raises for what solvers do.
+
+        Args:
+            parcel: the tasks.
+            critics: for each of ``parcel.versions``, the pickled critic as an array of bytes.
+        """
+        report, self._abandoned = Report(), False
+        ends = None if parcel.budget is None else time.monotonic() + parcel.budget
+        todo = list(range(len(parcel.tasks)))
+        while todo and not self._abandoned:
+            if self._process is not None and 0 < self._recycle_after <= self._process.solves:
+                fresh = self._open().fork()
+                self._process.end()
+                self._process, report.recycled = fresh, report.recycled + 1
+            if self._process is None:
+                self._process = self._open().fork()
+            todo = self._attempt(self._process, parcel, critics, todo, ends, report)
+        report.abandoned = self._abandoned
+        return report
+
+    def abandon(self) -> None:
+        """End the solve under way: the caller does not want it any more."""
+        self._abandoned = True
+        if self._process is not None:
+            self._process.kill()
+
+    def address(self) -> tuple[int, int]:
+        """The process ids of the actor and of its solver process (0 if there is none yet)."""
+        return os.getpid(), 0 if self._process is None else self._process.pid
+
+    def _attempt(
+        self,
+        process: _Process,
+        parcel: Parcel,
+        critics: Sequence[Any],
+        todo: list[int],
+        ends: float | None,
+        report: Report,
+    ) -> list[int]:
+        """Let `process` solve the tasks `todo`; returns those still to do after it was lost."""
+        missing = dict.fromkeys(todo)
+        budget = None if ends is None else ends - time.monotonic()
+        hung = False
         try:
-            return pickle.dumps(solve_tasks(tasks, options, budget, self._alarm), protocol=5)
-        finally:
-            self._alarm.cancel()
+            process.teach(parcel.versions, critics)
+            tasks = [(number, parcel.tasks[number]) for number in todo]
+            process.begin(todo[0])
+            process.send(("solve", parcel.options, budget, tasks))
+            while missing:
+                began, number = process.progress()
+                due = began + parcel.allowances[number] + self._grace
+                if ends is not None:
+                    due = min(due, max(ends, began) + self._grace)
+                wait = due - time.monotonic()
+                if wait <= 0 and process.progress() == (began, number):
+                    hung = True
+                    break
+                if process.pipe.poll(min(max(wait, 0.0), 3600.0)):
+                    done = process.pipe.recv()
+                    report.outcomes.append(process.pipe.recv_bytes())
+                    process.solves += len(done)
+                    for one in done:
+                        del missing[one]
+        except (EOFError, OSError):  # the solver process is gone
+            pass
+        if not missing:
+            return []
+        _, number = process.progress()
+        process.kill()
+        self._process = None
+        if not self._abandoned:
+            number = number if number in missing else next(iter(missing))
+            reason = "no answer within its time limit" if hung else "its solver process died"
+            report.lost.append((number, hung, reason))
+            del missing[number]
+        return list(missing)
+
+    def _open(self) -> _Nursery:
+        if self._nursery is None or not self._nursery.alive:
+            self._nursery = _Nursery()
+            for name, (entry, _) in self._backends.items():
+                self._nursery.load(name, entry)
+        return self._nursery
+
+    def _dismiss(self) -> None:
+        if self._process is not None:
+            self._process.end()
+            self._process = None
 
 
-def pack(
-    tasks: Sequence[Task], options: SolveOptions, budget: float | None, shared: Sequence[MLP]
-) -> tuple[bytes, list[int]]:
-    """Pickle a chunk without the critics in `shared`; also returns which of those it needs, in order.
+class _Process:
+    """A solver process, as the worker sees it."""
 
-    Arrays are pickled in band: what Ray hands out is read-only, which several native solvers refuse and
-    for which numba would compile everything once more.
-    """
-    stream = io.BytesIO()
-    pickler = _Pickler(stream, shared)
-    pickler.dump((list(tasks), options, budget))
-    return stream.getvalue(), pickler.used
+    def __init__(self, pid: int, pipe: Any, memory: mmap.mmap) -> None:
+        self.pid = pid
+        self.pipe = pipe
+        self.solves = 0
+        self._memory = memory
+        self._known: OrderedDict[str, None] = OrderedDict()
+
+    def send(self, message: tuple[Any, ...]) -> None:
+        self.pipe.send(message)
+
+    def begin(self, number: int) -> None:
+        """Note that the process will start with task `number`, until it says so itself."""
+        PROGRESS.pack_into(self._memory, 0, time.monotonic(), number)
+
+    def progress(self) -> tuple[float, int]:
+        """When the current task began (monotonic time [s]) and its number."""
+        began, number = PROGRESS.unpack_from(self._memory, 0)
+        return began, number
+
+    def teach(self, versions: Sequence[str], critics: Sequence[Any]) -> None:
+        """Send the critics that the process does not know, and have it forget those used longest ago."""
+        for version, critic in zip(versions, critics, strict=True):
+            if version not in self._known:
+                self.send(("learn", version))
+                self.pipe.send_bytes(memoryview(critic))
+            self._known[version] = None
+            self._known.move_to_end(version)
+        while len(self._known) > max(KEPT_CRITICS, len(versions)):
+            self.send(("forget", self._known.popitem(last=False)[0]))
+
+    def end(self) -> None:
+        """Let the process end by itself."""
+        self.pipe.close()
+
+    def kill(self) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self.pid, signal.SIGKILL)
 
 
-class _Pickler(pickle.Pickler):
-    def __init__(self, stream: io.BytesIO, shared: Sequence[MLP]) -> None:
-        super().__init__(stream, protocol=5)
-        self._position = {id(critic): i for i, critic in enumerate(shared)}
-        self.used: list[int] = []
+class _Nursery:
+    """The process that forks solver processes, as the worker sees it."""
 
-    def persistent_id(self, obj: Any) -> int | None:
-        position = self._position.get(id(obj)) if isinstance(obj, MLP) else None
-        if position is None:
-            return None
-        if position not in self.used:
-            self.used.append(position)
-        return self.used.index(position)
+    def __init__(self) -> None:
+        self._pipe, there = Pipe()
+        code = f"from solver_pool.nursery import main; main({there.fileno()})"
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+        self._popen = subprocess.Popen(
+            [sys.executable, "-c", code], pass_fds=[there.fileno()], stdin=subprocess.DEVNULL, env=environment
+        )
+        there.close()
 
+    @property
+    def alive(self) -> bool:
+        return self._popen.poll() is None
 
-class _Unpickler(pickle.Unpickler):
-    def __init__(self, stream: io.BytesIO, critics: Sequence[NDArray[np.uint8]]) -> None:
-        super().__init__(stream)
-        self._critics = [pickle.loads(critic.data) for critic in critics]
+    def load(self, name: str, entry: bytes) -> str:
+        self._pipe.send(("load", name, entry))
+        return str(self._pipe.recv())
 
-    def persistent_load(self, pid: Any) -> MLP:
-        critic: MLP = self._critics[pid]
-        return critic
-
-
-def _sample(kind: type) -> Problem | None:
-    """The smallest problem of a kind, or None for a kind unknown here."""
-    one = np.ones(1)
-    if kind is CriticBatch:
-        critic = MLP((np.ones((2, 2)), -np.ones((1, 2))), (np.zeros(2), np.zeros(1)), "softplus")
-        return CriticBatch(critic, np.zeros((1, 1)), np.ones((1, 1)), np.ones((1, 1)), -one, one)
-    if kind is QuadraticProgram:
-        return QuadraticProgram(np.ones((1, 1)), one, np.ones((1, 1)), one, -one, one)
-    if kind is LinearProgram:
-        return LinearProgram(one, np.ones((1, 1)), -one, one, -one, one)
-    return None
+    def fork(self) -> _Process:
+        here, there = Pipe()
+        with tempfile.TemporaryFile() as file:
+            file.truncate(PROGRESS.size)
+            memory = mmap.mmap(file.fileno(), PROGRESS.size)
+            self._pipe.send(("fork",))
+            reduction.send_handle(self._pipe, there.fileno(), self._popen.pid)
+            reduction.send_handle(self._pipe, file.fileno(), self._popen.pid)
+            there.close()
+            return _Process(self._pipe.recv(), here, memory)

@@ -1,4 +1,4 @@
-"""The command `solverl`: train, sweep, evaluate, report. What it does is in the modules beside this one."""
+"""The command `solverl`: train, sweep, submit, evaluate, report. What it does is in the modules beside this one."""
 
 from __future__ import annotations
 
@@ -13,9 +13,12 @@ from rich.console import Console
 from algorithms.common.checkpoint import CheckpointError
 from envs.errors import InvalidSetting
 from solver_pool.errors import SolverPoolError
-from tune_configs import experiment
+from tune_configs import experiment, pool
 
-SETTINGS = ("preset", "seed", "episodes", "env_runners", "solver_workers", "evaluation_episodes", "no_wandb")
+SETTINGS = (
+    "preset", "seed", "episodes", "env_runners", "solver_workers", "solver_nodes", "certify",
+    "evaluation_episodes", "no_wandb",
+)  # fmt: skip
 """Flags of `train` that a resumed run takes from its folder."""
 
 _EXAMPLES = """\
@@ -26,18 +29,25 @@ examples:
   solverl evaluate runs/paper3 --episodes 1000 --capacities stress
   solverl sweep {name} --seeds 5 --run runs/seeds
   solverl report runs/paper3 runs/other --output report.html
+  solverl submit sweep {name} --seeds 5 --run /shared/seeds --address http://HOST:8265
+  solverl pool status
   tensorboard --logdir runs
 """
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; the exit code is 0, 2 for what the user can mend, and 130 after Ctrl-C."""
+    """Run a command.
+
+    Returns:
+        The exit code: 0, 1 if a submitted job failed, 2 for what the user can mend, 130 after Ctrl-C.
+    """
     console = Console(width=None if sys.stdout.isatty() else 120)
     options = _parser().parse_args(arguments)
     try:
-        command = {"train": _train, "sweep": _sweep, "evaluate": _evaluate, "report": _report}[
-            options.command
-        ]
+        if options.command == "submit":
+            return _submit(options, console)
+        commands = {"train": _train, "sweep": _sweep, "evaluate": _evaluate, "report": _report}
+        command = (commands | {"pool": pool.run})[options.command]
         command(options, console)
     except (InvalidSetting, CheckpointError, SolverPoolError) as error:
         print(f"solverl {options.command}: error: {error}", file=sys.stderr)
@@ -77,16 +87,17 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--seed", type=int, help="of everything random (default 0)")
     train.add_argument("--episodes", type=int, help="to train (default: the experiment's)")
     train.add_argument(
-        "--run", type=Path, metavar="DIR", help="folder of the run (default: a new one in runs/)"
+        "--run", type=_folder, metavar="DIR", help="folder of the run (default: a new one in runs/)"
     )
     train.add_argument(
         "--resume", action="store_true", help="continue the run in DIR with the settings stored there"
     )
+    _add_actors(train, "of the run")
     train.add_argument(
-        "--env-runners", type=int, metavar="N", help="Ray actors that play (default 0: this process)"
-    )
-    train.add_argument(
-        "--solver-workers", type=int, metavar="N", help="Ray actors that solve (default 0: this process)"
+        "--certify",
+        action="store_true",
+        default=None,
+        help="learn from, and deploy, maximisers that are proved to be global",
     )
     train.add_argument(
         "--evaluation-episodes", type=int, metavar="N", help="for each policy afterwards (default 100)"
@@ -112,10 +123,30 @@ def _parser() -> argparse.ArgumentParser:
     sweep.add_argument(
         "--parallel", type=int, metavar="N", help="trials at once (default: as many as CPUs allow)"
     )
+    _add_actors(sweep, "of each trial")
     sweep.add_argument(
-        "--run", type=Path, metavar="DIR", help="folder of the sweep (default: a new one in runs/)"
+        "--run", type=_folder, metavar="DIR", help="folder of the sweep (default: a new one in runs/)"
     )
     sweep.add_argument("--resume", action="store_true", help="continue the sweep in DIR as it was begun")
+
+    submit = commands.add_parser(
+        "submit",
+        help="run train or sweep as a job of a Ray cluster",
+        description=(
+            "Send this checkout and one command to a running Ray cluster and show the job's log. Ctrl-C\n"
+            "detaches; the job goes on. The exit code is 0 if the job succeeded and 1 if it did not."
+        ),
+        epilog=examples,
+        formatter_class=raw,
+        parents=[_submit_options()],
+        allow_abbrev=False,
+    )
+    submit.add_argument(
+        "work",
+        nargs=argparse.REMAINDER,
+        metavar="[train|sweep] EXPERIMENT ...",
+        help="the command and its flags; without a word before EXPERIMENT it is train",
+    )
 
     evaluate = commands.add_parser(
         "evaluate",
@@ -137,6 +168,12 @@ def _parser() -> argparse.ArgumentParser:
         metavar="C",
         help="default, stress, or units such as 120,160,260 (default: as trained)",
     )
+    evaluate.add_argument(
+        "--certify",
+        action="store_true",
+        default=None,
+        help="prove every action of SAFE to be a global maximiser (default: as trained)",
+    )
 
     report = commands.add_parser(
         "report",
@@ -147,7 +184,52 @@ def _parser() -> argparse.ArgumentParser:
     )
     report.add_argument("runs", metavar="RUN", type=Path, nargs="+", help="folders of runs or sweeps")
     report.add_argument("--output", type=Path, metavar="FILE", help="default: report.html in the first RUN")
+
+    pool.add_parser(commands)
     return parser
+
+
+def _add_actors(parser: argparse.ArgumentParser, whose: str) -> None:
+    parser.add_argument(
+        "--env-runners", type=int, metavar="N", help=f"Ray actors {whose} that play (default 0: its process)"
+    )
+    parser.add_argument(
+        "--solver-workers", type=int, metavar="N",
+        help=f"Ray actors {whose} that solve (default 0: its process)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--solver-nodes",
+        action="store_true",
+        default=None,
+        help="put solver workers on nodes with the resource `solver` only, one unit each",
+    )
+
+
+def _submit_options() -> argparse.ArgumentParser:
+    """Flags of `submit` itself; they may stand before the command that is submitted, or anywhere in it."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--address", metavar="URL", help="of the job server (default http://127.0.0.1:8265)")
+    parser.add_argument(
+        "--token-file", type=Path, metavar="FILE", help="the cluster's token (default: where Ray looks)"
+    )
+    parser.add_argument(
+        "--working-dir", type=Path, metavar="DIR", help="the checkout to send (default: the one in use)"
+    )
+    parser.add_argument(
+        "--install", action="store_true", help="install the pinned packages on nodes that lack them"
+    )
+    parser.add_argument(
+        "--follow", action=argparse.BooleanOptionalAction, default=True, help="show the log until the end"
+    )
+    return parser
+
+
+def _folder(text: str) -> Path:
+    if "://" in text:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is an address. Give a folder; where a cluster has only a bucket, mount it on every node."
+        )
+    return Path(text)
 
 
 def _train(options: argparse.Namespace, console: Console) -> None:
@@ -182,6 +264,8 @@ def _train(options: argparse.Namespace, console: Console) -> None:
             episodes=_at_least(1, "episodes", options.episodes, chosen.EPISODES),
             env_runners=_at_least(0, "env-runners", options.env_runners, 0),
             solver_workers=_at_least(0, "solver-workers", options.solver_workers, 0),
+            solver_nodes=bool(options.solver_nodes),
+            certify=bool(options.certify),
             evaluation_episodes=_at_least(1, "evaluation-episodes", options.evaluation_episodes, 100),
             wandb=not options.no_wandb,
             name=name,
@@ -212,6 +296,13 @@ def _sweep(options: argparse.Namespace, console: Console) -> None:
         name: None if getattr(options, name) is None else _at_least(1, name, getattr(options, name), 1)
         for name in ("episodes", "samples", "parallel")
     }
+    from tune_configs.runs import Actors
+
+    actors = Actors(
+        _at_least(0, "env-runners", options.env_runners, 0),
+        _at_least(0, "solver-workers", options.solver_workers, 0),
+        bool(options.solver_nodes),
+    )
     name = f"{options.experiment}-{preset}-sweep-{datetime.now():%Y%m%d-%H%M%S}"
     from tune_configs.sweep import begin
 
@@ -222,7 +313,39 @@ def _sweep(options: argparse.Namespace, console: Console) -> None:
         preset,
         seeds,
         asha=options.asha,
+        actors=actors,
         **numbers,
+    )
+
+
+def _submit(options: argparse.Namespace, console: Console) -> int:
+    options, command = _submit_options().parse_known_args(options.work, options)
+    if command and command[0] in experiment.names():
+        command = ["train", *command]
+    if not command or command[0] not in ("train", "sweep"):
+        raise InvalidSetting(
+            "command",
+            f"{' '.join(command[:1])!r} cannot be submitted",
+            "Give train or sweep, an experiment and their flags: solverl submit sweep EXPERIMENT --run DIR.",
+        )
+    work = _parser().parse_args(command)  # a wrong flag is told here, not in the job's log
+    experiment.find(work.experiment)
+    if work.run is None or not work.run.is_absolute():
+        raise InvalidSetting(
+            "run",
+            "is missing" if work.run is None else f"is {work.run}, a relative path",
+            "A job runs in a copy of the checkout that is deleted after it. Give an absolute path on storage "
+            "that every node of the cluster mounts: --run /shared/NAME.",
+        )
+    from cluster.submit import DEFAULT_ADDRESS, Submission, run
+
+    submission = Submission(
+        command, options.address or DEFAULT_ADDRESS, options.working_dir, options.token_file, options.install
+    )
+    return run(
+        submission,
+        options.follow,
+        lambda line: console.print(line, highlight=False, soft_wrap=True, markup=False),
     )
 
 
@@ -233,9 +356,17 @@ def _evaluate(options: argparse.Namespace, console: Console) -> None:
     checkpoint, settings = find_checkpoint(options.path)
     chosen = experiment.find(settings["experiment"])
     seed = _at_least(0, "seed", options.seed, 1_000_000)
-    result = chosen.evaluation(checkpoint, episodes, seed, options.capacities)
+    result = chosen.evaluation(checkpoint, episodes, seed, options.capacities, options.certify)
     console.print(f"Checkpoint: {checkpoint}", highlight=False, soft_wrap=True)
     console.print(result.table(chosen.PUBLISHED))
+    for policy in result.policies:
+        if "mean_gap" in policy.solver:
+            solves, failures = policy.solver["solves"], policy.solver["failures"]
+            console.print(
+                f"{policy.name}: {solves - failures:,.0f} of {solves:,.0f} actions proved to be global maximisers "
+                f"(mean gap {policy.solver['mean_gap']:.1e}).",
+                highlight=False,
+            )
 
 
 def _report(options: argparse.Namespace, console: Console) -> None:

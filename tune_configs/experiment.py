@@ -38,7 +38,12 @@ class Experiment(Protocol):
         ...
 
     def evaluation(
-        self, checkpoint: Path, episodes: int, seed: int, capacities: str | None = ...
+        self,
+        checkpoint: Path,
+        episodes: int,
+        seed: int,
+        capacities: str | None = ...,
+        certify: bool | None = ...,
     ) -> Evaluation:
         """Deploy a checkpoint on fresh episodes. Needs no Ray."""
         ...

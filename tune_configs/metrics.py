@@ -16,7 +16,8 @@ def scalars(result: Mapping[str, Any]) -> dict[str, float]:
     ``actor_loss``; executed actions since the start by what the shield did, ``shield/<outcome>``; and of this
     iteration's solves ``solver/solves``, ``failures`` (not certified optimal), ``seconds`` [s],
     ``seconds_per_step`` [s / environment step], ``worker_restarts``, ``replays`` and, where the solver bounds
-    the global optimum, ``gap``.
+    the global optimum, ``gap``. Each counter of each backend (`SolverPool.metrics`) is
+    ``solver/<backend>/<counter>``.
     """
     runners = _mapping(result, "env_runners")
     learner = _mapping(_mapping(result, "learners"), "default_policy")
@@ -48,6 +49,9 @@ def scalars(result: Mapping[str, Any]) -> dict[str, float]:
             "solver/replays": total["replays"],
             "solver/gap": solver.get("gap"),
         }
+        for backend, tally in solver.items():
+            if isinstance(tally, Mapping):
+                found |= {f"solver/{backend}/{counter}": value for counter, value in tally.items()}
     return {name: float(v) for name, v in found.items() if v is not None and math.isfinite(float(v))}
 
 

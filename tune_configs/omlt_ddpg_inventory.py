@@ -116,15 +116,24 @@ def chain(capacities: str | None, trained_on: InventoryChain = DEFAULT) -> Inven
     return changed
 
 
-def evaluation(checkpoint: Path, episodes: int, seed: int, capacities: str | None = None) -> Evaluation:
+def evaluation(
+    checkpoint: Path,
+    episodes: int,
+    seed: int,
+    capacities: str | None = None,
+    certify: bool | None = None,
+) -> Evaluation:
     """The actor alone and SAFE, a tuned base-stock policy, and what perfect information would earn.
 
     All of them meet the same customers.
 
+    Args:
+        certify: whether SAFE proves its actions to be global maximisers; None does as in training.
+
     Raises:
         InvalidSetting: on bad `capacities`. CheckpointError: if the checkpoint is missing or damaged.
     """
-    safe = SafePolicy.from_checkpoint(checkpoint)
+    safe = SafePolicy.from_checkpoint(checkpoint, certify)
     trained_on = safe.safe_set.chain if isinstance(safe.safe_set, InventorySafeSet) else DEFAULT
     played = chain(capacities, trained_on)
     if played != trained_on:

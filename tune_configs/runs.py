@@ -36,14 +36,30 @@ CHECKPOINTS_KEPT = 2
 
 
 @dataclass(frozen=True)
+class Actors:
+    """Ray actors of one training run besides the process of the algorithm.
+
+    Attributes:
+        env_runners: that play. solver_workers: that solve. 0 of either leaves the work to the algorithm.
+        solver_nodes: whether solver workers ask for a unit of the resource ``solver`` each, so that they are
+            placed on, and make an autoscaler add, the nodes that have it.
+    """
+
+    env_runners: int = 0
+    solver_workers: int = 0
+    solver_nodes: bool = False
+
+
+@dataclass(frozen=True)
 class Settings:
     """What was asked for. Stored in ``run.json``; a resumed run takes these and looks at no flag.
 
     Attributes:
         experiment, preset, seed: of the training.
-        episodes: to train. env_runners, solver_workers: Ray actors besides the driver; 0 for none.
+        episodes: to train. env_runners, solver_workers, solver_nodes: see `Actors`.
         evaluation_episodes: for each policy after training.
         wandb: whether Weights & Biases is written.
+        certify: whether the solver proves its maximisers to be global.
         name: of the run, also its W&B identity.
     """
 
@@ -56,6 +72,13 @@ class Settings:
     evaluation_episodes: int
     wandb: bool
     name: str
+    solver_nodes: bool = False
+    certify: bool = False
+
+    @property
+    def actors(self) -> Actors:
+        """The Ray actors that were asked for."""
+        return Actors(self.env_runners, self.solver_workers, self.solver_nodes)
 
 
 class Run:

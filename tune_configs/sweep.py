@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,9 @@ from rich.table import Table
 
 from envs.errors import InvalidSetting
 from tune_configs.experiment import Experiment, find
-from tune_configs.runs import read_settings
+from tune_configs.runs import Actors, read_settings
 from tune_configs.tracking import prepare_wandb, tune_callbacks
-from tune_configs.training import EVALUATION_SEED, episode_lines, local_ray, parameters
+from tune_configs.training import EVALUATION_SEED, episode_lines, local_ray, parameters, set_actors
 
 METRIC = "env_runners/episode_return_mean"
 EVALUATION_EPISODES = 100
@@ -83,6 +84,7 @@ def begin(
     samples: int | None,
     asha: bool,
     parallel: int | None,
+    actors: Actors = Actors(),
 ) -> Any:
     """Run a new sweep to its end.
 
@@ -91,6 +93,7 @@ def begin(
         samples: draws of the learning rates for each seed; None keeps the preset's.
         asha: stop bad trials early.
         parallel: trials at once; None for as many as fit.
+        actors: of each trial.
 
     Raises:
         InvalidSetting: if the folder has contents already or cannot be written.
@@ -108,6 +111,7 @@ def begin(
         "preset": preset,
         "episodes": episodes,
         "seeds": seeds,
+        "actors": asdict(actors),
     }
     try:
         path.mkdir(parents=True, exist_ok=True)
@@ -123,12 +127,13 @@ def begin(
     steps = dict.fromkeys(chosen.STOP, episodes * chosen.EPISODE_LENGTH)
     space.training(steps_per_iteration=min(space.steps_per_iteration, *steps.values()))
     space.callbacks(on_train_result=tell_episodes)
+    set_actors(space, actors)
     wandb_mode = prepare_wandb(True)
     from ray import tune
     from ray.tune.schedulers import ASHAScheduler
 
     iterations = -(-max(steps.values()) // space.steps_per_iteration)
-    with local_ray(0):
+    with local_ray(actors):
         tuner = tune.Tuner(
             space.algo_class,
             param_space=space,
@@ -177,7 +182,7 @@ def resume(path: Path, console: Console, experiment: str) -> Any:
     if not tune.Tuner.can_restore(str(path.resolve())):
         raise InvalidSetting("run", f"{path} was interrupted before its first trial", "Begin a new sweep.")
     trainable = chosen.config(settings["preset"]).algo_class
-    with local_ray(0):
+    with local_ray(Actors(**settings.get("actors", {}))):
         tuner = tune.Tuner.restore(str(path.resolve()), trainable=trainable, resume_errored=True)
         results = tuner.fit()
     return _finish(chosen, path, results, settings["episodes"] * chosen.EPISODE_LENGTH, console)

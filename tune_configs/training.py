@@ -10,6 +10,7 @@ import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +21,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from envs.errors import InvalidSetting
 from tune_configs.experiment import Experiment, find
 from tune_configs.metrics import scalars
-from tune_configs.runs import Run, Settings
+from tune_configs.runs import Actors, Run, Settings
 from tune_configs.tracking import Tracker, prepare_wandb
 
 EVALUATION_SEED = 1_000_000
 """Seeds of training are small numbers, so that evaluation meets other customers."""
+SOLVER = "solver"
+"""The resource of a cluster's solver nodes; the manifests in ``cluster/`` give it to them."""
 
 
 def train(run: Run, console: Console) -> None:
@@ -41,7 +44,7 @@ def train(run: Run, console: Console) -> None:
     begin = run.newest_intact(
         lambda text: console.print(f"[yellow]{text} Trying the one before.[/]", highlight=False)
     )
-    with local_ray(settings.env_runners + settings.solver_workers):
+    with local_ray(settings.actors):
         algorithm = config.build_algo()
         try:
             if begin is not None:
@@ -55,15 +58,32 @@ def train(run: Run, console: Console) -> None:
 def configured(experiment: Experiment, settings: Settings) -> Any:
     """The experiment's configuration with the run's settings; its iterations end with the last sample."""
     config = experiment.config(settings.preset, settings.seed)
-    if settings.env_runners:
-        config.env_runners(num_env_runners=settings.env_runners)
-    if settings.solver_workers:
-        from solver_pool.pool import PoolConfig
-
-        config.training(solver_pool=PoolConfig(n_workers=settings.solver_workers))
+    set_actors(config, settings.actors)
+    if settings.certify:
+        config.training(certify=True)
     samples = settings.episodes * experiment.EPISODE_LENGTH
     config.training(steps_per_iteration=math.gcd(config.steps_per_iteration, samples))
     return config
+
+
+def set_actors(config: Any, actors: Actors) -> None:
+    """Have the algorithm of `config` start these actors, and again those that are lost with their node."""
+    if actors.env_runners:
+        config.env_runners(num_env_runners=actors.env_runners)
+        # RLlib's defaults, 60 s and 30 s, are longer than whole episodes take.
+        config.fault_tolerance(
+            restart_failed_env_runners=True,
+            delay_between_env_runner_restarts_s=0.0,
+            env_runner_health_probe_timeout_s=5.0,
+        )
+    if actors.solver_workers:
+        from solver_pool.pool import PoolConfig
+
+        pool = PoolConfig(n_workers=actors.solver_workers)
+        if actors.solver_nodes:
+            # No CPU: solver nodes have none to give, so that nothing else is placed on them.
+            pool = replace(pool, cpus_per_worker=0.0, resources={SOLVER: 1.0})
+        config.training(solver_pool=pool)
 
 
 def parameters(config: Any) -> dict[str, str]:
@@ -85,8 +105,11 @@ def _text(value: Any) -> str:
 
 
 @contextmanager
-def local_ray(actors: int) -> Iterator[None]:
-    """Ray for `actors` more processes, quietly, unless it runs already; ``RAY_ADDRESS`` joins a cluster."""
+def local_ray(actors: Actors) -> Iterator[None]:
+    """Ray for this process and its actors, quietly, unless it runs already.
+
+    ``RAY_ADDRESS`` joins a cluster instead, and is set in every job.
+    """
     import ray
 
     for name in ("ray", "ray.rllib", "ray.tune"):
@@ -94,7 +117,10 @@ def local_ray(actors: int) -> Iterator[None]:
     warnings.filterwarnings("ignore", category=DeprecationWarning)
     mine = not ray.is_initialized()
     if mine:
-        here: dict[str, Any] = {"num_cpus": max(os.cpu_count() or 1, 1 + actors)}
+        wanted = 1 + actors.env_runners + actors.solver_workers
+        here: dict[str, Any] = {"num_cpus": max(os.cpu_count() or 1, wanted)}
+        if actors.solver_nodes:
+            here["resources"] = {SOLVER: float(actors.solver_workers)}
         ray.init(
             include_dashboard=False,
             log_to_driver=False,

@@ -81,7 +81,10 @@ class OMLTDDPG(Algorithm):
         config = self.config
         target = self._steps + config.steps_per_iteration
         while self._steps < target:
-            self._store(self._sample(min(config.rollout_fragment_length, target - self._steps)))
+            chunks = self._sample(min(config.rollout_fragment_length, target - self._steps))
+            if not chunks:  # every remote runner is lost; Ray restarts them where there is room
+                self.restore_env_runners(self.env_runner_group)
+            self._store(chunks)
             if len(self.replay) < config.train_batch_size_per_learner:
                 self._owed = 0.0
                 continue
@@ -90,7 +93,30 @@ class OMLTDDPG(Algorithm):
                 self._update()
             self._copy_weights()
         for name, value in self.pool.drain().items():
-            self.metrics.log_value(("solver", *name.split("/")), value, reduce="sum")
+            path = ("solver", *name.split("/"))
+            if name.endswith("/utilisation"):
+                self.metrics.log_value(path, value, reduce="mean", window=1)
+            else:
+                self.metrics.log_value(path, value, reduce="sum")
+
+    def restore_env_runners(self, env_runner_group: Any) -> list[int]:
+        """RLlib's, after which restarted runners explore in their own ways and meet customers unseen so far."""
+        restored: list[int] = super().restore_env_runners(env_runner_group)
+        if restored:
+            runners, losses = (
+                env_runner_group.num_remote_workers(),
+                self._counters["total_num_restored_workers"],
+            )
+
+            def begin_anew(runner: Any) -> None:
+                _divide_exploration(runner, runners)
+                # Its seed would replay the episodes that it began with.
+                runner._seed = None if runner._seed is None else runner._seed + 1_000_003 * losses
+
+            env_runner_group.foreach_env_runner(
+                begin_anew, local_env_runner=False, remote_worker_ids=restored
+            )
+        return restored
 
     # Lines 4 to 6 of Algorithm 1: act, observe, store.
 

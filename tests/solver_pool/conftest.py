@@ -16,9 +16,6 @@ HERE = Path(__file__).resolve().parent
 if str(HERE) not in sys.path:
     sys.path.insert(0, str(HERE))
 
-GRACE = 0.7
-"""[s] For every pool of these tests. Crashes are tested without a time limit, so this need not be longer."""
-
 
 @pytest.fixture(autouse=True)
 def faulty(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -38,7 +35,9 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     path = os.pathsep.join([str(HERE), str(HERE.parents[1]), os.environ.get("PYTHONPATH", "")])
     ray.shutdown()
     ray.init(
+        address="local",  # not a cluster that happens to run on this machine
         num_cpus=2,
+        object_store_memory=100 * 2**20,
         include_dashboard=False,
         log_to_driver=False,
         runtime_env={"env_vars": {"PYTHONPATH": path, faulty_backend.DIRECTORY: notes}},
@@ -51,5 +50,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 @pytest.fixture(scope="module")
 def pool(cluster: None) -> Iterator[SolverPool]:
     """Two workers, shared by the tests of a file: each test also shows that the previous left it usable."""
-    with SolverPool(PoolConfig(n_workers=2, cpus_per_worker=0.5, grace=GRACE)) as shared:
+    import faulty_backend
+
+    with SolverPool(PoolConfig(n_workers=2, cpus_per_worker=0.5, grace=faulty_backend.GRACE)) as shared:
         yield shared

@@ -18,9 +18,13 @@ from solver_pool.options import SolveOptions
 from solver_pool.problem import MLP, Array, CriticBatch, LinearProgram, Problem
 from solver_pool.solution import BatchSolution, Certificate, Solution, Status
 
-SLEEP, EXIT, SIGKILL, HOLD_GIL, RAISE, MEMORY, EXIT_ONCE, WRITE = range(8)
+SLEEP, EXIT, SIGKILL, HOLD_GIL, RAISE, MEMORY, EXIT_ONCE, WRITE, NOTE = range(9)
+GRACE = 0.7
+"""[s] For every pool of these tests. Crashes are tested without a time limit, so this need not be longer."""
 DIRECTORY = "SOLVERL_FAULTY_DIRECTORY"
 """Environment variable: where attempts are noted."""
+KEPT: list[MLP] = []
+"""The critics of all batches solved in this process; a batch's `iterations` say how often its own is among them."""
 
 
 def lp(act: int = SLEEP, seconds: float = 0.0, token: int = 0) -> LinearProgram:
@@ -45,11 +49,20 @@ def attempts(token: int) -> int:
     return len(path.read_text()) if path.exists() else 0
 
 
+def order() -> list[int]:
+    """The tokens of the programs begun by NOTE, in the order in which they were begun."""
+    path = Path(os.environ[DIRECTORY]) / "order"
+    return [int(line) for line in path.read_text().split()] if path.exists() else []
+
+
 def _act(problem: Problem, act: int, seconds: float, token: int) -> None:
     if act in (EXIT, SIGKILL, HOLD_GIL, EXIT_ONCE):
         with (Path(os.environ[DIRECTORY]) / str(token)).open("a") as notes:
             notes.write("x")
-    if act in (SLEEP, EXIT):
+    if act == NOTE:
+        with (Path(os.environ[DIRECTORY]) / "order").open("a") as notes:
+            notes.write(f"{token}\n")
+    if act in (SLEEP, EXIT, NOTE):
         time.sleep(seconds)
     if act == EXIT or (act == EXIT_ONCE and attempts(token) == 1):
         os._exit(3)
@@ -77,6 +90,8 @@ def solve(problem: Problem, options: SolveOptions) -> Solution | BatchSolution:
     assert isinstance(problem, CriticBatch)
     for act, seconds, token in problem.states:
         _act(problem, int(act), float(seconds), int(token))
+    KEPT.append(problem.critic)
+    known = sum(critic is problem.critic for critic in KEPT)
     size = len(problem)
     zeros: Array = np.zeros(size)
     return BatchSolution(
@@ -87,7 +102,7 @@ def solve(problem: Problem, options: SolveOptions) -> Solution | BatchSolution:
         row_duals=np.zeros((size, 0)),
         bound_duals=np.zeros((size, 1)),
         certificate=Certificate(zeros, zeros, zeros, zeros),
-        iterations=np.zeros(size, dtype=np.int64),
+        iterations=np.full(size, known),
         solve_time=time.perf_counter() - began,
         backend="faulty",
     )

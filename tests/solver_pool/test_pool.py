@@ -18,12 +18,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from solver_pool.backends import solve
+from solver_pool.chunks import Entry, cut, join
 from solver_pool.errors import InvalidProblem, SolverPoolError, UnsupportedProblem
 from solver_pool.options import SolveOptions
-from solver_pool.pool import CHUNK_SECONDS, PoolConfig, SolverPool, _cut, _join, pool_bundles
+from solver_pool.pool import CHUNK_SECONDS, PoolConfig, SolverPool, pool_bundles
 from solver_pool.problem import MLP, CriticBatch, LinearProgram, QuadraticProgram
 from solver_pool.solution import BatchSolution, Status
-from solver_pool.worker import n_programs
+from solver_pool.tasks import Task, n_bytes, n_programs
 
 FAULTY = SolveOptions(backend="faulty", seed=5)
 
@@ -103,16 +104,20 @@ def test_a_worker_has_one_thread(pool: SolverPool) -> None:
 def test_cutting_loses_nothing_and_fills_chunks(sizes: list[int | None], quota: float, cost: float) -> None:
     problems = [fb.lp() if s is None else fb.batch([(0, 0.0, i) for i in range(s)]) for s in sizes]
     names = ["one" if i % 3 else "other" for i in range(len(problems))]
-    chunks = _cut(names, problems, {"one": cost, "other": cost}, quota)
+    entries = [
+        Entry(i, name, Task(name, problem, 0), 0, None, n_bytes(problem))
+        for i, (name, problem) in enumerate(zip(names, problems, strict=True))
+    ]
+    chunks = cut(entries, lambda name: cost, quota)
     seen: dict[int, list[float]] = {i: [] for i in range(len(problems))}
     for chunk in chunks:
         for piece in chunk.pieces:
-            assert chunk.name == piece.task.name == names[piece.task.index]
+            assert chunk.name == piece.task.name == names[piece.index]
             if isinstance(piece.task.problem, CriticBatch):
-                assert piece.first == len(seen[piece.task.index])
-                seen[piece.task.index] += list(piece.task.problem.states[:, 2])
+                assert piece.first == len(seen[piece.index])
+                seen[piece.index] += list(piece.task.problem.states[:, 2])
             else:
-                seen[piece.task.index].append(-1.0)
+                seen[piece.index].append(-1.0)
     assert [seen[i] for i in seen] == [[-1.0] if s is None else list(range(s)) for s in sizes]
     for name in set(names):
         mine = [sum(max(1, n_programs(p.task.problem)) for p in c.pieces) for c in chunks if c.name == name]
@@ -201,19 +206,24 @@ def test_small_work_travels_in_chunks_of_20_ms(cluster: None) -> None:
     with SolverPool(PoolConfig(n_workers=1, cpus_per_worker=0.5)) as pool:
         small = [fb.lp(fb.SLEEP, 0.001, i) for i in range(60)]
         pool.solve(small, FAULTY, placement="local")
+        pool.solve(small[:1], FAULTY, placement="actors")
+        staff = pool._staffed()._staff
         calls = []
-        send = pool._crew._send
+        call = staff.call
 
-        def counted(*args: Any) -> None:
-            calls.append(args)
-            send(*args)
+        def counted(*arguments: Any) -> int:
+            calls.append(arguments[1])
+            return call(*arguments)
 
-        pool._crew._send = counted  # type: ignore[method-assign,assignment]
+        staff.call = counted  # type: ignore[method-assign]
         pool.solve(small, FAULTY, placement="actors")
+        assert set(calls) == {"solve"}
         assert 1 <= len(calls) <= 60 * 0.002 / CHUNK_SECONDS[0]
 
 
-def test_a_large_critic_is_stored_once_a_call(pool: SolverPool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_large_critic_is_stored_once_for_all_calls(
+    pool: SolverPool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import ray
 
     puts: list[int] = []
@@ -226,12 +236,19 @@ def test_a_large_critic_is_stored_once_a_call(pool: SolverPool, monkeypatch: pyt
     monkeypatch.setattr(ray, "put", counted)
     programs = [(fb.WRITE, 0.0, i) for i in range(12)]
     with SolverPool(PoolConfig(n_workers=1, cpus_per_worker=0.5)) as fresh:
-        answer = fresh.solve(fb.batch(programs, width=20_000), FAULTY, placement="actors")
+        large = fb.batch(programs, width=20_000)
+        answer = fresh.solve(large, FAULTY, placement="actors")
         assert len(puts) == 1
         assert puts[0] > 8 * 5 * 20_000
+        again = fresh.solve(large, FAULTY, placement="actors")
+        assert len(puts) == 1, "the same critic is not stored again"
         small = fresh.solve(fb.batch(programs), FAULTY, placement="actors")
     assert len(puts) == 1
-    for solution in (answer, small):  # written to in the worker, so the arrays there are no views of Ray's
+    for solution in (
+        answer,
+        again,
+        small,
+    ):  # written to in the worker, so the arrays there are no views of Ray's
         assert solution.usable.all(), solution.message
         solution.x[:] += 1.0  # and what comes back is the caller's own
 
@@ -312,7 +329,7 @@ def test_a_pickled_pool_is_its_configuration(pool: SolverPool) -> None:
     pool.solve(fb.lp(), FAULTY, placement="actors")
     copy = pickle.loads(pickle.dumps(pool))
     assert copy.config == pool.config
-    assert not copy._crew._workers
+    assert copy._crew is None
 
 
 def test_close_kills_the_workers(cluster: None) -> None:
@@ -363,6 +380,6 @@ def test_workers_live_in_the_placement_group_of_the_caller(cluster: None) -> Non
 def test_joining_sorts_by_the_first_state() -> None:
     with SolverPool() as pool:
         halves = [pool.solve(fb.batch([(0, 0.0, i)]), FAULTY) for i in (4, 2)]
-    joined = _join([(1, halves[0]), (0, halves[1])])
+    joined = join([(1, halves[0]), (0, halves[1])])
     assert isinstance(joined, BatchSolution)
     assert list(joined.objective) == [2.0, 4.0]

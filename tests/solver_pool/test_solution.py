@@ -9,12 +9,19 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from reference_problems import random_batch
+from reference_problems import random_batch, random_quadratic_batch
 
 from solver_pool.backends import solve
 from solver_pool.options import SolveOptions
 from solver_pool.problem import Array, CriticBatch
-from solver_pool.solution import BatchSolution, Status, certify_batch, primal_residuals, verified_batch
+from solver_pool.solution import (
+    BatchSolution,
+    Status,
+    certify_batch,
+    primal_residuals,
+    verified_batch,
+    verified_quadratic,
+)
 
 
 def plain_residuals(problem: CriticBatch, i: int, x: Array, y: Array, z: Array) -> tuple[float, float, float]:
@@ -45,6 +52,32 @@ def test_compiled_residuals_equal_the_written_out_ones(seed: int, n_rows: int, s
         expected = plain_residuals(problem, i, x, y, z)
         seen = (certificate.primal_residual, certificate.stationarity, certificate.complementarity)
         np.testing.assert_allclose([np.asarray(v)[i] for v in seen], expected, rtol=1e-10, atol=1e-12)
+
+
+@settings(max_examples=60, deadline=None)
+@given(seed=st.integers(0, 10_000), n_rows=st.integers(0, 5), kind=st.sampled_from(["plain", "shared"]))
+def test_the_bound_of_a_quadratic_program_is_its_dual_objective(seed: int, n_rows: int, kind: str) -> None:
+    problem = random_quadratic_batch(seed, 3, 4, n_rows, kind)
+    rng = np.random.default_rng(seed)
+    x, z = rng.uniform(-1.0, 1.0, size=(3, 4)), rng.normal(size=(3, 4))
+    y = np.where(np.isfinite(problem.h), rng.uniform(size=(3, n_rows)), 0.0)
+    # The linear term for which x is stationary with these multipliers: P x + q + G'y + z = 0.
+    P, G = np.broadcast_to(problem.P, (3, 4, 4)), np.broadcast_to(problem.G, (3, n_rows, 4))
+    q = -(np.einsum("bij,bj->bi", P, x) + np.einsum("bmn,bm->bn", G, y) + z)
+    problem = replace(problem, q=q, h=np.where(np.isfinite(problem.h), np.einsum("bmn,bn->bm", G, x), np.inf))
+    low, high = np.where(z < 0, x, -2.0), np.where(z > 0, x, 2.0)
+    shift = 1e-3  # of every limit, so that nothing is exactly active
+    h = np.where(y > 0, problem.h + shift, np.inf)
+    problem = replace(problem, h=h, low=low - shift * (z < 0), high=high + shift * (z > 0))
+    answer = verified_quadratic(
+        problem, x, y, z, np.zeros(3, dtype=np.int8), tolerance=0.5,
+        iterations=np.zeros(3, dtype=np.int64), solve_time=0.0, backend="test",
+    )  # fmt: skip
+    assert answer.certified.all()
+    slack = shift * (y.sum(axis=1) + np.abs(z).sum(axis=1))
+    dual = 0.5 * np.einsum("bi,bij,bj->b", x, P, x) + (q * x).sum(axis=1) - slack
+    np.testing.assert_allclose(answer.bound, dual, rtol=1e-9, atol=1e-9)
+    np.testing.assert_allclose(answer.certificate.gap, slack, rtol=1e-6, atol=1e-9)
 
 
 def claimed(problem: CriticBatch, answer: BatchSolution, **changes: Any) -> BatchSolution:

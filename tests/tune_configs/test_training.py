@@ -103,6 +103,21 @@ def test_a_killed_run_resumes_as_if_it_had_not_been(unkilled: Path, tmp_path: Pa
     assert_same(run, unkilled)
 
 
+def test_certified_training_proves_what_it_learns_and_deploys(
+    tmp_path: Path, unkilled: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "certified"
+    flags = [*FLAGS, "--certify", "--no-wandb"]
+    assert cli.main(["train", NAME, *flags, "--run", str(run)]) == 0
+    assert json.loads((run / "run.json").read_text())["certify"]
+    told = []
+    for path, more in ((run, []), (unkilled, ["--certify"]), (unkilled, [])):
+        capsys.readouterr()
+        assert cli.main(["evaluate", str(path), "--episodes", "5", *more]) == 0
+        told.append("150 of 150 actions proved to be global maximisers" in capsys.readouterr().out)
+    assert told == [True, True, False]
+
+
 def test_a_damaged_checkpoint_is_named_and_the_one_before_used(
     unkilled: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
