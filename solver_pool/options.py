@@ -19,14 +19,14 @@ class SolveOptions:
         backend: ``"auto"`` takes the fastest that solves the problem to `tolerance`: the interior-point
             engine for smooth critics, branch and bound for ReLU ones (a MILP beyond ten actions), DAQP for
             QPs and our active-set method for batches of them, HiGHS for LPs and MILPs, Ipopt for other
-            nonlinear programs.
+            nonlinear programs and SCIP for those with integers.
         tolerance: on the residuals of the certificate.
         time_limit: [s] for each program; None means no limit.
         n_starts: starting points for each state of a `CriticBatch`; the best local optimum wins. The
             first are the batch's own `starts`, the others are drawn inside the box.
         seed: of the drawn starting points.
-        certify: ask for the global optimum of a `CriticBatch` with a proof: ``backend="auto"`` then takes a
-            solver whose answers carry a finite `bound`.
+        certify: ask for the global optimum with a proof: ``backend="auto"`` then takes a solver whose answers
+            carry a finite `bound`, branch and bound for critics and SCIP for nonlinear programs.
         gap: relative gap, of ``max(1, |objective|)``, at which a branch-and-bound solver may stop.
         formulation: how OMLT writes the network; ``"auto"`` is full space for smooth activations and
             big-M for ReLU, whose alternative is ``"partition"``.

@@ -52,7 +52,8 @@ def choose_backend(problem: Problem, options: SolveOptions) -> str:
                 return "interior_point"
             return "branch_and_bound" if smooth or problem.n_actions <= FEW_ACTIONS else "milp"
         if isinstance(problem, NonlinearProgram):
-            return "scip" if options.certify else "ipopt"
+            whole = any(variable.is_integer() for variable in problem.free_variables())
+            return "scip" if options.certify or whole else "ipopt"
         if isinstance(problem, QuadraticBatch):
             return "active_set"
         return "daqp" if isinstance(problem, QuadraticProgram) else "highs"

@@ -13,7 +13,7 @@ import numpy as np
 import pyomo.environ as pyo
 import pytest
 
-from solver_pool.backends import highs, ipopt, scip, solve
+from solver_pool.backends import choose_backend, highs, ipopt, scip, solve
 from solver_pool.backends.composed_program import FUNCTIONS, ComposedProgram
 from solver_pool.backends.rounding import violation, whole
 from solver_pool.errors import BackendUnavailable, InvalidProblem, UnsupportedProblem
@@ -420,3 +420,19 @@ def test_scips_point_is_moved_onto_its_constraints() -> None:
     assert residual <= 1e-8
     assert moved == pytest.approx(answer[order], abs=1e-4)
     assert ipopt.spread(problem.free_variables(), program, moved) == pytest.approx(answer, abs=1e-4)
+
+
+def test_auto_takes_scip_where_variables_are_whole_or_a_proof_is_asked_for() -> None:
+    def program(domain: Any) -> NonlinearProgram:
+        m = pyo.ConcreteModel()
+        m.x = pyo.Var(domain=domain, bounds=(0, 3))
+        m.value = pyo.Objective(expr=(m.x - 1.6) ** 2)
+        return NonlinearProgram(m)
+
+    assert choose_backend(program(pyo.Reals), SolveOptions()) == "ipopt"
+    assert choose_backend(program(pyo.Reals), SolveOptions(certify=True)) == "scip"
+    assert choose_backend(program(pyo.Integers), SolveOptions()) == "scip"
+    answer = solve(program(pyo.Integers))
+    assert answer.status == Status.OPTIMAL
+    assert answer.x is not None
+    assert answer.x[0] == 2.0
