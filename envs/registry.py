@@ -18,6 +18,8 @@ ENVIRONMENTS: dict[str, dict[str, Any]] = {
         "vector_entry_point": "envs.inventory.env:MultiEchelonInventoryVector",
         "kwargs": {"backlog": False},
     },
+    "solverl/Packing-v0": {"entry_point": "envs.packing.env:PackingEnv"},
+    "solverl/JobShop-v0": {"entry_point": "envs.job_shop.env:JobShopEnv"},
 }
 
 

@@ -37,7 +37,7 @@ from solver_pool.metrics import Tally
 from solver_pool.options import SolveOptions
 from solver_pool.problem import BatchProblem, Problem, SingleProblem
 from solver_pool.solution import BatchSolution, Solution
-from solver_pool.tasks import Answer, Outcome, n_programs, solve_tasks
+from solver_pool.tasks import Answer, Outcome, Task, n_programs, solve_task, solve_tasks
 
 __all__ = ["PoolConfig", "Request", "SolverPool", "pool_bundles"]
 
@@ -239,6 +239,9 @@ class SolverPool:
                 no shared pool of the name configured.
         """
         if not isinstance(problems, Sequence):
+            alone = deadline is None and not self.config.n_workers and not self._closed
+            if alone and placement in ("auto", "local") and not isinstance(problems, Request):
+                return self._solve_here(problems, options)
             return self.solve([problems], options, placement, deadline)[0]
         for given in problems:
             _backend(given.problem if isinstance(given, Request) else given, options)
@@ -312,6 +315,13 @@ class SolverPool:
     def totals(self) -> dict[str, dict[str, float]]:
         """The counters of `metrics`, by backend, of what the workers did since the pool was made."""
         return {name: dict(tally.items()) for name, tally in self._remote().items()}
+
+    def _solve_here(self, problem: Problem, options: SolveOptions) -> Answer:
+        """One problem where there is nothing to decide: what a deployed policy does at every step."""
+        piece = Piece(Task(_backend(problem, options), problem, options.seed), 0)
+        outcome = solve_task(piece.task, options, None)
+        self._record(piece, outcome, options, self._tallies)
+        return outcome.answer
 
     def _answers(
         self,
