@@ -32,7 +32,6 @@ STEPS = 60
 def cluster() -> Iterator[Any]:
     """A head without CPUs, to which the tests add nodes; no driver is connected yet."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RAY_AUTH_MODE", "disabled")
         patch.setenv("OMP_NUM_THREADS", "1")
         import ray
         from ray.cluster_utils import Cluster

@@ -25,8 +25,6 @@ def faulty(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Ray with two CPUs, whose workers find the faulty backend."""
-    # Without this, ray.init() writes a token into the home directory and turns authentication on.
-    os.environ.setdefault("RAY_AUTH_MODE", "disabled")
     import faulty_backend
     import ray
 

@@ -32,8 +32,6 @@ FLAGS = ["--preset", "tuned", "--seed", "3", "--episodes", str(EPISODES), "--eva
 def cluster() -> Iterator[None]:
     """One local Ray for this file; W&B neither has a key nor is told its mode."""
     with pytest.MonkeyPatch.context() as patch:
-        # Without this, ray.init() writes a token into the home directory and turns authentication on.
-        patch.setenv("RAY_AUTH_MODE", "disabled")
         patch.setenv("OMP_NUM_THREADS", "1")
         patch.setenv("NETRC", os.devnull)
         for name in ("WANDB_API_KEY", "WANDB_MODE"):
