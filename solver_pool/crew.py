@@ -6,7 +6,8 @@ backend and times in heaps, so what an answer costs does not grow with the numbe
 
 Who may have done it decides what is replayed. A program during which its solver process died or hung is a
 victim: it is replayed once, and lost for good the second time. When a whole worker dies (its node is lost, an operator
-kills it) no program is to blame, as the actor calls no solver: its chunk goes to another, up to `MOVES` times.
+kills it) no program is to blame, as the actor calls no solver: its chunk goes to another, up to `MOVES` times. So
+does a program whose solver process was ended by SIGKILL, which comes from outside.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ logger = logging.getLogger(__name__)
 LOSSES_PER_CHUNK = 8
 """Programs of one chunk that may be lost twice; the others that wait for a replay are then given up."""
 MOVES = 5
-"""Workers that may die with a chunk before it is given up."""
+"""Workers that may die, or solver processes that may be killed from outside, with a chunk before it is given up."""
 RETRY_SECONDS = 0.1
 """[s] between attempts to reach a worker that is restarting."""
 BACKSTOP_SECONDS = 5.0
@@ -496,6 +497,11 @@ class Crew:
                 yield left.pop(number), outcome
         for number, hung, reason in report.lost:
             yield from self._lose(chunk, left.pop(number), hung, reason)
+        for number in report.killed:
+            part = [left.pop(number)]
+            alone = Chunk(chunk.name, chunk.priority, chunk.ends, part, chunk.order, chunk.origin)
+            alone.moves = chunk.moves
+            yield from self._move(alone, "its solver process was killed from outside")
         if left:  # abandoned by a message that came late
             self._enqueue(Chunk(
                 chunk.name, chunk.priority, chunk.ends, list(left.values()), chunk.order, chunk.origin
@@ -536,7 +542,7 @@ class Crew:
         if chunk.ends is not None and time.monotonic() >= chunk.ends:
             yield from _give_up([chunk], Status.TIME_LIMIT, "the deadline came first")
         elif chunk.moves >= MOVES:
-            yield from _give_up([chunk], Status.ERROR, f"{reason}; it was worker {MOVES} to be lost with it")
+            yield from _give_up([chunk], Status.ERROR, f"{reason}, for the {MOVES}th time")
         else:
             tally.replays += chunk.n_programs
             for part in chunk.halves():

@@ -42,6 +42,7 @@ def main(descriptor: int) -> None:
     """The nursery: load backends and fork solver processes for the worker at the other end of a pipe."""
     worker = Connection(descriptor)
     children: set[int] = set()
+    killed: set[int] = set()
     with contextlib.suppress(EOFError, ConnectionError):
         while True:
             verb, *arguments = worker.recv()
@@ -49,6 +50,9 @@ def main(descriptor: int) -> None:
                 sys.path[:] = arguments[0]
             elif verb == "load":
                 worker.send(_load(*arguments))
+            elif verb == "killed":
+                children -= _ended(children, killed, arguments[0])
+                worker.send(arguments[0] in killed)
             else:
                 pipe, memory = reduction.recv_handle(worker), reduction.recv_handle(worker)
                 pid = os.fork()
@@ -57,15 +61,29 @@ def main(descriptor: int) -> None:
                     _solver_process(pipe, memory)
                 os.close(pipe)
                 os.close(memory)
-                children = {child for child in children if not _ended(child)} | {pid}
+                children = (children - _ended(children, killed)) | {pid}
                 worker.send(pid)
-    for child in children:  # the worker is gone: what still runs is nobody's
-        if not _ended(child):
-            os.kill(child, signal.SIGKILL)
+    for child in children - _ended(children, killed):  # the worker is gone: what still runs is nobody's
+        os.kill(child, signal.SIGKILL)
 
 
-def _ended(child: int) -> bool:
-    return os.waitpid(child, os.WNOHANG)[0] != 0
+def _ended(children: set[int], killed: set[int], awaited: int = 0) -> set[int]:
+    """Which solver processes have ended; those that SIGKILL ended are added to `killed`.
+
+    Args:
+        awaited: one that is known to be ending, and is waited for up to a second.
+    """
+    ended, patience = set(), time.monotonic() + 1.0
+    for child in children:
+        pid, status = os.waitpid(child, os.WNOHANG)
+        while child == awaited and not pid and time.monotonic() < patience:
+            time.sleep(0.002)
+            pid, status = os.waitpid(child, os.WNOHANG)
+        if pid:
+            ended.add(child)
+            if os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL:
+                killed.add(child)
+    return ended
 
 
 def _load(name: str, pickled: bytes) -> str:

@@ -56,12 +56,15 @@ class Report:
     Attributes:
         outcomes: pickled lists of ``(number of the task, Outcome)``.
         lost: number of the task, whether it hung (else its process died), and how.
+        killed: numbers of tasks whose process was ended by a SIGKILL that this worker did not send: by the
+            kernel, short of memory, or by an operator. No native solver does that to itself.
         recycled: solver processes that were replaced after `recycle_after` tasks.
         abandoned: the caller asked to stop; tasks may be missing.
     """
 
     outcomes: list[bytes] = field(default_factory=list)
     lost: list[tuple[int, bool, str]] = field(default_factory=list)
+    killed: list[int] = field(default_factory=list)
     recycled: int = 0
     abandoned: bool = False
 
@@ -144,7 +147,7 @@ class SolverWorker:
         """Let `process` solve the tasks `todo`; returns those still to do after it was lost."""
         missing = dict.fromkeys(todo)
         budget = None if ends is None else ends - time.monotonic()
-        hung = False
+        hung = outside = False
         try:
             process.teach(parcel.versions, critics)
             tasks = [(number, parcel.tasks[number]) for number in todo]
@@ -166,7 +169,7 @@ class SolverWorker:
                     for one in done:
                         del missing[one]
         except (EOFError, OSError):  # the solver process is gone
-            pass
+            outside = not self._abandoned and self._nursery is not None and self._nursery.killed(process.pid)
         if not missing:
             return []
         _, number = process.progress()
@@ -174,9 +177,12 @@ class SolverWorker:
         self._process = None
         if not self._abandoned:
             number = number if number in missing else next(iter(missing))
+            del missing[number]
+            if outside:
+                report.killed.append(number)
+                return list(missing)
             reason = "no answer within its time limit" if hung else "its solver process died"
             report.lost.append((number, hung, reason))
-            del missing[number]
         return list(missing)
 
     def _open(self) -> _Nursery:
@@ -253,6 +259,13 @@ class _Nursery:
     def load(self, name: str, entry: bytes) -> str:
         self._pipe.send(("load", name, entry))
         return str(self._pipe.recv())
+
+    def killed(self, pid: int) -> bool:
+        """Whether SIGKILL ended a solver process, which is gone."""
+        if not self.alive:
+            return False
+        self._pipe.send(("killed", pid))
+        return bool(self._pipe.recv())
 
     def fork(self) -> _Process:
         here, there = Pipe()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import signal
@@ -16,7 +17,8 @@ import faulty_backend as fb
 import numpy as np
 import pytest
 
-from solver_pool.crew import LOSSES_PER_CHUNK
+from solver_pool.actors import CONTROL
+from solver_pool.crew import LOSSES_PER_CHUNK, MOVES
 from solver_pool.options import SolveOptions
 from solver_pool.pool import PoolConfig, SolverPool
 from solver_pool.solution import Status
@@ -28,7 +30,7 @@ ROOT = Path(__file__).resolve().parents[2]
 def test_a_crash_costs_one_program(pool: SolverPool, caplog: pytest.LogCaptureFixture) -> None:
     token = 100
     problems = [fb.lp(fb.SLEEP, 0.01, i) for i in range(10)]
-    problems[4] = fb.lp(fb.SIGKILL, 0.0, token)
+    problems[4] = fb.lp(fb.EXIT, 0.0, token)
     pool.drain()
     with caplog.at_level(logging.WARNING, logger="solver_pool"):
         answers = pool.solve(problems, FAULTY, placement="actors")
@@ -144,6 +146,42 @@ def test_a_worker_killed_from_outside_is_replaced(cluster: None) -> None:
             pool._staffed().workers[0].handle, no_restart=True
         )  # as by an operator: Ray does not restart it
         assert pool.solve(fb.lp(token=6), FAULTY, placement="actors").objective == 6
+
+
+def test_a_program_killed_from_outside_again_and_again_is_not_to_blame(pool: SolverPool) -> None:
+    """Whoever sends SIGKILL, it is no fault of the program: it is solved elsewhere, up to a limit."""
+    killed = [0]
+
+    def kill() -> None:
+        import ray
+
+        for worker in pool._staffed().workers:
+            call = worker.handle.address.options(concurrency_group=CONTROL).remote()
+            process = ray.get(call, timeout=5)[1]
+            if process:  # else it is down already, and 0 would be this process's own group
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(process, signal.SIGKILL)
+                    killed[0] += 1
+
+    pool.solve([fb.lp()] * 2, FAULTY, placement="actors")
+    timers = [Timer(after, kill) for after in (0.5, 1.5, 2.5)]
+    for timer in timers:
+        timer.start()
+    pool.drain()
+    answers = pool.solve([fb.lp(fb.SLEEP, 1.2, 7), fb.lp(fb.SLEEP, 0.9, 8)], FAULTY, placement="actors")
+    for timer in timers:
+        timer.join()
+    assert [a.status for a in answers] == [Status.OPTIMAL] * 2
+    assert [a.objective for a in answers] == [7, 8]
+    assert killed[0] >= 4
+    assert pool.drain()["faulty/worker_restarts"] >= 3
+
+
+def test_a_program_that_is_killed_wherever_it_runs_is_given_up(pool: SolverPool) -> None:
+    answers = pool.solve([fb.lp(token=1), fb.lp(fb.SIGKILL, 0.0, 700)], FAULTY, placement="actors")
+    assert [a.status for a in answers] == [Status.OPTIMAL, Status.ERROR]
+    assert fb.attempts(700) == MOVES
+    assert "killed from outside" in answers[1].message
 
 
 def test_an_interrupted_call_leaves_the_pool_usable(pool: SolverPool) -> None:
