@@ -87,6 +87,8 @@ class Checkout:
         return subprocess.Popen(
             [str(self.root / ".ci/setup")], env=stubs | environment, text=True,
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
+            # Tests that run in the background were told to ignore Ctrl-C, and would pass that on.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )  # fmt: skip
 
     def set_up(self, **environment: str) -> tuple[int, str, str]:

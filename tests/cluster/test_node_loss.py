@@ -114,6 +114,7 @@ def test_training_goes_on_when_the_node_of_a_runner_and_a_solver_worker_dies(clu
         algorithm.stop()
 
 
+@pytest.mark.cluster
 def test_a_trial_resumes_from_its_checkpoint_when_its_node_dies(cluster: Any, tmp_path: Path) -> None:
     path, episodes = tmp_path / "sweep", 25
     nodes = {_raylet(node): node for node in (cluster.add_node(num_cpus=1), cluster.add_node(num_cpus=1))}

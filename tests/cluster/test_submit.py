@@ -116,6 +116,8 @@ def test_ctrl_c_detaches_and_the_job_goes_on(cluster: Node, token_file: Path, tm
     following = subprocess.Popen(
         [sys.executable, "-m", "tune_configs.cli", "submit", NAME, *flags],
         cwd=ROOT, env=environment(), text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        # Tests that run in the background were told to ignore Ctrl-C, and would pass that on.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )  # fmt: skip
     try:
         assert following.stdout is not None
@@ -125,7 +127,7 @@ def test_ctrl_c_detaches_and_the_job_goes_on(cluster: Node, token_file: Path, tm
             if line.startswith("Run: "):  # the job's own first line
                 break
         following.send_signal(signal.SIGINT)
-        told, error = following.communicate(timeout=30)
+        told, error = following.communicate(timeout=60)
     finally:
         following.kill()
         following.wait()
