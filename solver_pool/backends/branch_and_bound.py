@@ -5,7 +5,7 @@ first, until no box can hold an action better than the best one known by more th
 linear relaxations of the network and the Lagrangian dual of the rows (`branch_and_bound_kernel`), first
 candidates from the interior-point engine; what the bound itself excludes is cut off a box before it is split.
 Works for ReLU, softplus, tanh, sigmoid and ELU critics of any depth; the effort grows steeply with the number
-of actions. So few boxes are left that beginning with those of an earlier solve does not pay (0.85 to 1.2 times
+of actions. So few boxes are left that beginning with those of an earlier solve does not pay (0.8 to 1.4 times
 as many to bound, for weights or states that moved by 1e-4 to 1e-2): give an earlier optimum as a start instead.
 
 The bound is a bound in spite of rounding: every interval and line is widened by what floating-point
