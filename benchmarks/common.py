@@ -61,6 +61,26 @@ def versions() -> dict[str, str]:
     return found
 
 
+def local_cluster(**environment: str) -> Any:
+    """A Ray of two CPUs whose workers find this checkout, one thread each; returns the ``ray`` module."""
+    os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+    import ray
+
+    variables = {
+        "PYTHONPATH": str(Path(__file__).resolve().parents[1]),
+        "OMP_NUM_THREADS": "1",
+        **environment,
+    }
+    ray.init(
+        address="local",
+        num_cpus=2,
+        include_dashboard=False,
+        log_to_driver=False,
+        runtime_env={"env_vars": variables},
+    )
+    return ray
+
+
 def _plain(value: Any) -> Any:
     if isinstance(value, np.ndarray):
         return value.tolist()

@@ -37,8 +37,9 @@ def sleeping(seconds: float) -> LinearProgram:
     return LinearProgram(np.array([seconds]), np.zeros((0, 1)), none, none, -np.ones(1), np.ones(1))
 
 
-def slept(problem: LinearProgram) -> Solution:
+def slept(problem: Problem) -> Solution:
     """The answer to `sleeping`."""
+    assert isinstance(problem, LinearProgram)
     zero = Certificate(0.0, 0.0, 0.0, 0.0)
     return Solution(Status.OPTIMAL, np.zeros(1), 0.0, 0.0, zero, float(problem.c[0]), NAME)
 

@@ -45,7 +45,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks import pool_backend
-from benchmarks.common import print_result, store
+from benchmarks.common import local_cluster, print_result, store
 from solver_pool.actors import CONTROL
 from solver_pool.backends import BACKENDS
 from solver_pool.options import SolveOptions
@@ -218,19 +218,9 @@ def main() -> None:
     seconds_serial = time.perf_counter() - began
 
     BACKENDS.update(pool_backend.MISBEHAVING)
-    os.environ.setdefault("RAY_AUTH_MODE", "disabled")
-    import ray
-
     with tempfile.TemporaryDirectory() as temporary:
         marks = Path(temporary) / "faults"
-        root = str(Path(__file__).resolve().parents[1])
-        ray.init(
-            address="local",
-            num_cpus=2,
-            include_dashboard=False,
-            log_to_driver=False,
-            runtime_env={"env_vars": {"PYTHONPATH": root, pool_backend.FAULTS: str(marks)}},
-        )
+        ray = local_cluster(**{pool_backend.FAULTS: str(marks)})
         undisturbed, seconds_fault_free, _, _ = run(given)
         answers, seconds, kills, counted = run(given, ACTOR_EVERY, marks)
         hangs_and_crashes = [int(mark.name) for mark in marks.iterdir()]

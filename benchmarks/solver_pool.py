@@ -44,13 +44,14 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks import pool_backend
-from benchmarks.common import print_result, store
+from benchmarks.common import local_cluster, print_result, store
 from solver_pool.actors import CONTROL, Actors
 from solver_pool.backends import BACKENDS, solve
 from solver_pool.crew import Crew, Muster
 from solver_pool.options import SolveOptions
 from solver_pool.pool import PoolConfig, SolverPool
 from solver_pool.problem import MLP, CriticBatch, QuadraticProgram
+from solver_pool.solution import Solution
 from solver_pool.tasks import Outcome, Task
 from solver_pool.worker import Parcel, Report
 
@@ -132,7 +133,7 @@ def memory_growth(pool: SolverPool, count: int, console: Console) -> tuple[float
 
     began, warm, failed = time.perf_counter(), 0.0, 0
     for i, answer in enumerate(pool.solve_iter(stream(), placement="actors")):
-        failed += not answer.status.usable  # type: ignore[union-attr]
+        failed += not (isinstance(answer, Solution) and answer.status.usable)
         if i == count // 10:
             warm = resident(pool)
         elif i and i % (count // 5) == 0:
@@ -213,7 +214,7 @@ class Sleepers:
 def sleep_through(parcel: Parcel) -> tuple[float, Any]:
     """How long a parcel of `pool_backend.sleeping` takes [s], and what comes back."""
     tasks: list[Task] = [pickle.loads(task) for task in parcel.tasks]
-    answers = [pool_backend.slept(task.problem) for task in tasks]  # type: ignore[arg-type]
+    answers = [pool_backend.slept(task.problem) for task in tasks]
     outcomes = [(i, Outcome(answer, answer.solve_time, True)) for i, answer in enumerate(answers)]
     return sum(answer.solve_time for answer in answers), Report([pickle.dumps(outcomes)])
 
@@ -284,17 +285,7 @@ def main() -> None:
     quick = parser.parse_args().quick
     console = Console(width=100)
     BACKENDS[pool_backend.NAME] = pool_backend.ENTRY
-    os.environ.setdefault("RAY_AUTH_MODE", "disabled")
-    import ray
-
-    root = str(Path(__file__).resolve().parents[1])
-    ray.init(
-        address="local",
-        num_cpus=2,
-        include_dashboard=False,
-        log_to_driver=False,
-        runtime_env={"env_vars": {"PYTHONPATH": root, "OMP_NUM_THREADS": "1"}},
-    )
+    ray = local_cluster()
     streamed = 15_000 if quick else 1_000_000
     with SolverPool(PoolConfig(n_workers=1)) as one:
         overhead_fraction = overhead(one, 20 if quick else 100, 1 if quick else 5)

@@ -60,7 +60,41 @@ def _failure(error: BaseException) -> Failure:
     return Failure("dead" if isinstance(error, ActorDiedError) else "gone", text)
 
 
-class Actors:
+class OnRay:
+    """What every `Staff` on Ray does alike: it calls actors, and publishes in the object store."""
+
+    def __init__(self) -> None:
+        self._calls = Calls()
+        self.capacity = store_bytes()
+
+    def call(self, handle: Any, method: str, *arguments: Any) -> int:
+        return self._calls.call(handle, method, *arguments)
+
+    def collect(self, timeout: float | None) -> list[tuple[int, Any]]:
+        return self._calls.collect(timeout)
+
+    def publish(self, data: bytes) -> Any:
+        """Put bytes into the object store.
+
+        Raises:
+            SolverPoolError: if they do not fit.
+        """
+        try:
+            return ray.put(np.frombuffer(data, dtype=np.uint8))
+        except ObjectStoreFullError as error:
+            raise SolverPoolError(
+                f"a critic of {len(data) / 2**20:.0f} MiB does not fit into Ray's object store of "
+                f"{store_bytes() / 2**20:.0f} MiB. Give Ray more (--object-store-memory), or use placement='local'."
+            ) from error
+
+    def abandon(self, handle: Any) -> None:
+        handle.abandon.options(concurrency_group=CONTROL).remote()
+
+    def kill(self, handle: Any) -> None:
+        ray.kill(handle, no_restart=False)
+
+
+class Actors(OnRay):
     """The `Staff` of a pool of its own.
 
     Inside a placement group that captures children (Tune trials have one) the actors take its bundles.
@@ -70,10 +104,9 @@ class Actors:
     news = False
 
     def __init__(self, config: PoolConfig) -> None:
+        super().__init__()
         self._config = config
-        self._calls = Calls()
         self._warned = False
-        self.capacity = store_bytes()
 
     def muster(self, held: Sequence[Any], wanted: int) -> Muster:
         missing = max(wanted - len(held), 0)
@@ -81,21 +114,6 @@ class Actors:
             self._warned = True
             check_demand(self._config)
         return Muster([start_worker(self._config) for _ in range(missing)])
-
-    def call(self, handle: Any, method: str, *arguments: Any) -> int:
-        return self._calls.call(handle, method, *arguments)
-
-    def collect(self, timeout: float | None) -> list[tuple[int, Any]]:
-        return self._calls.collect(timeout)
-
-    def publish(self, data: bytes) -> Any:
-        return publish(data)
-
-    def abandon(self, handle: Any) -> None:
-        handle.abandon.options(concurrency_group=CONTROL).remote()
-
-    def kill(self, handle: Any) -> None:
-        ray.kill(handle, no_restart=False)
 
     def dismiss(self, handle: Any, broken: bool = False) -> None:
         if ray.is_initialized():
@@ -120,21 +138,6 @@ def start_worker(config: PoolConfig, **options: Any) -> Any:
         max_task_retries=0,
         **options,
     ).remote(config.grace, config.recycle_after)
-
-
-def publish(data: bytes) -> Any:
-    """Put bytes into the object store.
-
-    Raises:
-        SolverPoolError: if they do not fit.
-    """
-    try:
-        return ray.put(np.frombuffer(data, dtype=np.uint8))
-    except ObjectStoreFullError as error:
-        raise SolverPoolError(
-            f"a critic of {len(data) / 2**20:.0f} MiB does not fit into Ray's object store of "
-            f"{store_bytes() / 2**20:.0f} MiB. Give Ray more (--object-store-memory), or use placement='local'."
-        ) from error
 
 
 def store_bytes() -> float:

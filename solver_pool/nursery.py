@@ -16,7 +16,6 @@ import mmap
 import os
 import pickle
 import signal
-import struct
 import sys
 import time
 from multiprocessing import reduction
@@ -27,15 +26,14 @@ from solver_pool.backends import BACKENDS, solve
 from solver_pool.options import SolveOptions
 from solver_pool.solution import Status
 from solver_pool.tasks import Outcome, Task, forget_critic, learn_critic, sample, solve_task
+from solver_pool.worker import PROGRESS
 
 logger = logging.getLogger(__name__)
 
-COMPILED = ("interior_point", "branch_and_bound", "active_set")
+COMPILED = ("interior_point", "branch_and_bound", "active_set", "knapsack")
 """Backends of compiled kernels: they start no threads, so the nursery loads them by solving a sample."""
 FLUSH_SECONDS = 0.005
 """[s] Answers are sent back together within this time: small solves are not slowed by messages."""
-PROGRESS = struct.Struct("dq")
-"""Memory shared with the worker: monotonic time [s] at which the current task began, and its index."""
 
 
 def main(descriptor: int) -> None:
@@ -46,9 +44,7 @@ def main(descriptor: int) -> None:
     with contextlib.suppress(EOFError, ConnectionError):
         while True:
             verb, *arguments = worker.recv()
-            if verb == "path":
-                sys.path[:] = arguments[0]
-            elif verb == "load":
+            if verb == "load":
                 worker.send(_load(*arguments))
             elif verb == "killed":
                 children -= _ended(children, killed, arguments[0])

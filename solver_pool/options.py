@@ -18,8 +18,8 @@ class SolveOptions:
     Attributes:
         backend: ``"auto"`` takes the fastest that solves the problem to `tolerance`: the interior-point
             engine for smooth critics, branch and bound for ReLU ones (a MILP beyond ten actions), DAQP for
-            QPs and our active-set method for batches of them, HiGHS for LPs and MILPs, Ipopt for other
-            nonlinear programs and SCIP for those with integers.
+            QPs and our active-set method for batches of them, our branch and bound for binary programs with
+            one row, HiGHS for LPs and other MILPs, Ipopt for nonlinear programs and SCIP for those with integers.
         tolerance: on the residuals of the certificate.
         time_limit: [s] for each program; None means no limit.
         n_starts: starting points for each state of a `CriticBatch`; the best local optimum wins. The

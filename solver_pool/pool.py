@@ -56,7 +56,8 @@ WINDOW_CHUNKS = 8
 """Chunks of a stream for each worker that may be pulled and unanswered: one is being solved, some wait for a
 worker, and some are solved but wait for an earlier answer."""
 FIRST_ESTIMATE = {
-    "interior_point": 3e-4, "branch_and_bound": 2e-3, "daqp": 1e-4, "active_set": 1e-4, "highs": 2e-3,
+    "interior_point": 3e-4, "branch_and_bound": 2e-3, "daqp": 1e-4, "active_set": 1e-4, "knapsack": 2e-4,
+    "highs": 2e-3,
 }  # fmt: skip
 """[s] for each program, before anything was measured; other backends are taken to be slow."""
 TRANSPORT_SECONDS = 2e-4

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from importlib import import_module
 from typing import Any, TypeAlias
 
@@ -416,6 +417,15 @@ class MixedIntegerProgram:
             start = _finite("start", self.start)
             _shape("start", start, self.c.shape)
             object.__setattr__(self, "start", start)
+
+    @cached_property
+    def is_knapsack(self) -> bool:
+        """Whether all variables are binary or fixed, and one row with one side joins them."""
+        if self.A.shape[0] != 1 or not self.integer.all():
+            return False
+        binary = (self.low == 0.0) & (self.high == 1.0)
+        sides = int(np.isfinite(self.row_low[0])) + int(np.isfinite(self.row_high[0]))
+        return sides == 1 and bool((binary | (self.low == self.high)).all())
 
 
 @dataclass(frozen=True, eq=False)

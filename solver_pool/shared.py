@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import ray
 
-from solver_pool.actors import CONTROL, Calls, check_demand, publish, start_worker, store_bytes
+from solver_pool.actors import OnRay, check_demand, start_worker
 from solver_pool.crew import Failure, Muster
 from solver_pool.errors import InvalidProblem, SolverPoolError
 from solver_pool.reports import holder
@@ -249,7 +249,7 @@ def add_counters(all_counters: Iterable[Mapping[str, Mapping[str, float]]]) -> C
     return total
 
 
-class Leased:
+class Leased(OnRay):
     """The `Staff` of a pool that leases its workers.
 
     Args:
@@ -263,16 +263,15 @@ class Leased:
     interval = RENEW_SECONDS
 
     def __init__(self, config: PoolConfig, counters: Callable[[], Counters]) -> None:
+        super().__init__()
         self._name = str(config.shared)
         self._counters = counters
         self._broker = find(self._name)
         self._client, self._holder = uuid.uuid4().hex, holder()
-        self._calls = Calls()
         self._held: dict[int, Any] = {}
         self._renewal: int | None = None
         self._answer: Any = None
         self._resting = True
-        self.capacity = store_bytes()
 
     @property
     def news(self) -> bool:
@@ -301,24 +300,12 @@ class Leased:
         self._held |= answer.joined
         return Muster(list(answer.joined.values()), revoked, answer.surplus)
 
-    def call(self, handle: Any, method: str, *arguments: Any) -> int:
-        return self._calls.call(handle, method, *arguments)
-
     def collect(self, timeout: float | None) -> list[tuple[int, Any]]:
-        ended = self._calls.collect(timeout)
+        ended = super().collect(timeout)
         for token, result in ended:
             if token == self._renewal:
                 self._renewal, self._answer = None, result
         return ended
-
-    def publish(self, data: bytes) -> Any:
-        return publish(data)
-
-    def abandon(self, handle: Any) -> None:
-        handle.abandon.options(concurrency_group=CONTROL).remote()
-
-    def kill(self, handle: Any) -> None:
-        ray.kill(handle, no_restart=False)
 
     def dismiss(self, handle: Any, broken: bool = False) -> None:
         for index, other in list(self._held.items()):

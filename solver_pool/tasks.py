@@ -24,6 +24,7 @@ from solver_pool.problem import (
     BatchProblem,
     CriticBatch,
     LinearProgram,
+    MixedIntegerProgram,
     Problem,
     QuadraticBatch,
     QuadraticProgram,
@@ -181,4 +182,6 @@ def sample(kind: type) -> Problem | None:
         return QuadraticBatch(np.ones((1, 1)), np.ones((1, 1)), np.ones((1, 1)), np.ones((1, 1)), -one, one)
     if kind is LinearProgram:
         return LinearProgram(one, np.ones((1, 1)), -one, one, -one, one)
+    if kind is MixedIntegerProgram:
+        return MixedIntegerProgram(-one, np.ones((1, 1)), -np.inf * one, one, 0.0 * one, one, one > 0)
     return None

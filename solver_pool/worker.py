@@ -27,7 +27,8 @@ from typing import Any
 
 KEPT_CRITICS = 4
 """Critics that a solver process keeps unpickled: a few networks, or versions of one."""
-PROGRESS = struct.Struct("dq")  # as in solver_pool.nursery, which imports what an actor should not
+PROGRESS = struct.Struct("dq")
+"""Memory shared with a solver process: monotonic time [s] at which its current task began, and its number."""
 
 
 @dataclass(frozen=True)

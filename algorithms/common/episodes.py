@@ -11,14 +11,15 @@ import numpy as np
 
 @dataclass
 class EpisodeRecord:
-    """One episode so far.
+    """One episode so far, or several that were played together.
 
     Attributes:
         reward: sum of the environment's rewards [reward units].
         length: steps.
         cost: sum over steps of the cost vector [cost units], one number for each constraint.
         distance_to_capacity: smallest seen in the episode for each stage, where the environment tells.
-        unsafe_steps: executed actions that violated their rows, by independent check.
+        unsafe_steps: executed actions that violated their rows, or plans their constraints, by independent check.
+        count: episodes that the record stands for: `reward` and `length` are their means.
     """
 
     reward: float = 0.0
@@ -26,6 +27,7 @@ class EpisodeRecord:
     cost: list[float] = field(default_factory=list)
     distance_to_capacity: list[float] = field(default_factory=list)
     unsafe_steps: int = 0
+    count: int = 1
 
     def add(self, reward: float, info: Mapping[str, Any], unsafe: bool) -> None:
         """Add one step."""

@@ -8,11 +8,11 @@ from typing import Any, Literal
 
 import gymnasium as gym
 import numpy as np
-import ray.tune.registry
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig, NotProvided
 from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 
 from algorithms.common.connectors import Exploration, ShieldActions
+from algorithms.common.environments import make_env
 from algorithms.common.shield import Mode
 from algorithms.omlt_ddpg.learner import OMLTDDPGLearner
 from algorithms.omlt_ddpg.rl_module import OMLTDDPGModule
@@ -232,17 +232,7 @@ class OMLTDDPGConfig(AlgorithmConfig):
 
     def make_env(self) -> gym.Env[Any, Any]:
         """One environment as the runners make theirs."""
-        if self.env is None:
-            raise ValueError("environment: none was given. Call config.environment(...) first.")
-        if not isinstance(self.env, str):
-            env: gym.Env[Any, Any] = self.env(dict(self.env_config))
-            return env
-        registry = ray.tune.registry
-        if registry._global_registry.contains(registry.ENV_CREATOR, self.env):
-            creator = registry._global_registry.get(registry.ENV_CREATOR, self.env)
-            created: gym.Env[Any, Any] = creator(dict(self.env_config))
-            return created
-        return gym.make(self.env, **self.env_config)
+        return make_env(self)
 
     def get_default_rl_module_spec(self) -> RLModuleSpec:
         return RLModuleSpec(module_class=OMLTDDPGModule)

@@ -6,12 +6,14 @@ from envs.cutting_planes.feasibility import FeasibilityCount, ModelRows, rows_of
 from envs.cutting_planes.graph import Couplings, CutSpace, GraphObservation, GraphSpace
 from envs.cutting_planes.master import Master, MasterSettings, MasterSolution
 from envs.cutting_planes.model import NamedProgram, read_model
+from envs.cutting_planes.vector import CutVectorEnv
 
 __all__ = [
     "Couplings",
     "Cut",
     "CutProblem",
     "CutSpace",
+    "CutVectorEnv",
     "CuttingPlaneEnv",
     "FeasibilityCount",
     "GraphObservation",

@@ -103,7 +103,7 @@ class CutRows:
     The master ``min scaled c'x - phi  s.t.  phi <= biases_k + weights_k'x,  low <= phi <= high``.
 
     Attributes:
-        weights: ``(K, d)``. biases: ``(K,)``.
+        weights: ``(k, d)``, biases: ``(k,)``, of the ``1 <= k <= K`` cuts that may bind.
         low, high: of phi; every plan of the box admits a phi between them that reaches its cuts.
         scale: what weights, biases and c were divided by.
         shift: what was taken from the biases, after scaling; ``phi = scale * (solver's phi + shift)``.
@@ -120,8 +120,8 @@ class CutRows:
 def cut_rows(cuts: Sequence[Cut], c: Array, low: Array, high: Array) -> CutRows:
     """Scale and shift cuts for a solver without changing which plans are best.
 
-    One scale divides the whole objective. Biases are taken relative to the smallest; one that lifts its cut above
-    the lowest cut everywhere in the box is lowered to just that (``1`` above), where it still never binds.
+    One scale divides the whole objective. Biases are taken relative to the smallest. A cut that lies above another
+    one everywhere in the box never binds and is left out.
 
     Args:
         cuts: ``K >= 1`` of them. c: ``(n,)`` of the program. low, high: ``(d,)``, bounds of the cut variables.
@@ -134,7 +134,9 @@ def cut_rows(cuts: Sequence[Cut], c: Array, low: Array, high: Array) -> CutRows:
         biases = np.array([(cut.b - cuts[lowest].b) / scale for cut in cuts])
     least = np.minimum(weights * low, weights * high).sum(axis=1)
     most = np.maximum(weights * low, weights * high).sum(axis=1)
-    biases = np.minimum(biases, np.maximum(most[lowest] - least, 0.0) + 1.0)
+    binding = biases + least < (biases + most).min()
+    binding[np.argmin(biases + most)] = True  # what the others were compared with
+    weights, biases, least, most = weights[binding], biases[binding], least[binding], most[binding]
     # phi_max of the specification, and a floor below every cut: a finite domain for a branching solver.
     return CutRows(
         weights, biases, float((biases + least).min()) - 1.0, float((biases + most).min()) + 1.0, scale,
@@ -145,7 +147,9 @@ def cut_rows(cuts: Sequence[Cut], c: Array, low: Array, high: Array) -> CutRows:
 def with_cuts(
     program: MixedIntegerProgram, cut_variables: Indices, cuts: Sequence[Cut], start: Array | None = None
 ) -> MixedIntegerProgram:
-    """The master (10') as one program whose last variable is phi; any MILP solver, or the pool, takes it.
+    """The master (10') as one program; any MILP solver, or the pool, takes it.
+
+    Its variables are the model's and, behind them, phi. Where a single cut may bind there is no phi: it is the cut.
 
     Args:
         program: the model in the pool's sense, ``min c'x``: a maximised objective enters as ``-c``.
@@ -154,7 +158,12 @@ def with_cuts(
         start: ``(n,)``, a feasible plan to start from.
     """
     rows = cut_rows(cuts, program.c, program.low[cut_variables], program.high[cut_variables])
-    A, d, count = csr_matrix(program.A), len(cut_variables), len(cuts)
+    count = len(rows.biases)
+    if count == 1:
+        c = program.c / rows.scale
+        c[cut_variables] -= rows.weights[0]
+        return replace(program, c=c, start=start)
+    A, d = csr_matrix(program.A), len(cut_variables)
     n = A.shape[1]
     # The cuts' rows appended by hand: stacking sparse matrices takes longer than a small master's solve.
     data = np.column_stack([-rows.weights, np.ones(count)])

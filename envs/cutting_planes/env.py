@@ -24,9 +24,10 @@ your own (a file's path in place of `model` works as well)::
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, TypeAlias
+from functools import cached_property
+from typing import Any, ClassVar, Literal, TypeAlias, TypeVar
 
 import gymnasium as gym
 import numpy as np
@@ -47,9 +48,28 @@ from envs.cutting_planes.master import Master, MasterSettings, MasterSolution, c
 from envs.cutting_planes.model import read_model
 from envs.errors import InvalidSetting
 from solver_pool.problem import MixedIntegerProgram
-from solver_pool.solution import Solution
+
+T = TypeVar("T")
 
 Reward: TypeAlias = Literal["per_cut", "at_end"]
+
+Result: TypeAlias = tuple[GraphObservation, float, bool, bool, dict[str, Any]]
+"""What a step returns."""
+
+Stepping: TypeAlias = Generator[Master, MasterSolution, Result]
+"""A step that stops wherever a master has to be solved: it yields the master, is sent the solution, and returns the
+result of the step. Steps of many environments go on side by side that way (`vector.py`)."""
+
+
+def solved_here(stepping: Generator[Master, MasterSolution, T]) -> T:
+    """Carry such a step out, with each master solved in this process."""
+    try:
+        master = next(stepping)
+        while True:
+            master = stepping.send(master.solve())
+    except StopIteration as end:
+        result: T = end.value
+        return result
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,6 +91,11 @@ class CutProblem:
     check: Check
     features: Array
     couplings: Couplings | None = None
+
+    @cached_property
+    def graph(self) -> GraphBuilder:
+        """Of its observations; environments that play the same instance share it."""
+        return GraphBuilder(self.program, self.cut_variables, self.features, self.couplings)
 
     @staticmethod
     def of_model(
@@ -167,9 +192,7 @@ class CuttingPlaneEnv(gym.Env[GraphObservation, Cut]):
         self.problem = problem
         self.action_space.size = len(problem.cut_variables)
         self.master = Master(problem.program, problem.cut_variables, self._settings)
-        self._graph = GraphBuilder(
-            problem.program, problem.cut_variables, problem.features, problem.couplings
-        )
+        self._graph = problem.graph
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -193,40 +216,33 @@ class CuttingPlaneEnv(gym.Env[GraphObservation, Cut]):
         observation = self._graph.observe(np.zeros(len(self.problem.program.c)), (), self._n_cuts)
         return observation, {}
 
-    def step(self, action: Cut | ArrayLike) -> tuple[GraphObservation, float, bool, bool, dict[str, Any]]:
+    def step(self, action: Cut | ArrayLike) -> Result:
         """Add a cut and solve.
 
         Raises:
             InvalidSetting: if the action is not finite or has the wrong size; nothing is solved then.
             ResetNeeded: if the episode is over, or none has begun.
         """
-        self._add(action)
-        return self._finish(self.master.solve())
+        return solved_here(self.stepping(action))
+
+    def stepping(self, action: Cut | ArrayLike) -> Stepping:
+        """`step`, for masters that are solved elsewhere, many at once: see `Stepping`."""
+        if not self._playing:
+            raise ResetNeeded("The episode is over, or none has begun. Call reset() first.")
+        self.master.add(action)
+        return self._finish((yield self.master))
 
     @property
     def plan(self) -> Array:
         """The plan that stands, ``(n,)``; before the first cut a feasible one."""
         return self.master.plan
 
-    def propose(self, action: Cut | ArrayLike) -> MixedIntegerProgram:
-        """The first half of `step`, for masters solved elsewhere, many at once: add the cut.
+    @property
+    def again(self) -> dict[str, Any]:
+        """Options of `reset` with which another environment plays the instance of this episode."""
+        return {"problem": self.problem}
 
-        Returns:
-            The master to solve; give the answer to `receive`.
-        """
-        self._add(action)
-        return self.master.with_cuts()
-
-    def _add(self, action: Cut | ArrayLike) -> None:
-        if not self._playing:
-            raise ResetNeeded("The episode is over, or none has begun. Call reset() first.")
-        self.master.add(action)
-
-    def receive(self, solution: Solution) -> tuple[GraphObservation, float, bool, bool, dict[str, Any]]:
-        """The second half of `step`: take the answer to `propose`."""
-        return self._finish(self.master.accept(solution))
-
-    def _finish(self, solution: MasterSolution) -> tuple[GraphObservation, float, bool, bool, dict[str, Any]]:
+    def _finish(self, solution: MasterSolution) -> Result:
         """Check the plan, and reward it."""
         self.solution = solution
         plan = solution.plan

@@ -78,8 +78,6 @@ class GraphObservation:
             np.array_equal(getattr(self, f.name), getattr(other, f.name)) for f in fields(self)
         )
 
-    __hash__ = None  # type: ignore[assignment]
-
 
 class GraphBuilder:
     """Builds observations of one instance; what does not change with plan and cuts is computed once.
@@ -240,8 +238,6 @@ class GraphSpace(_ObjectSpace):
             and other.constraint_features == self.constraint_features
         )
 
-    __hash__ = None  # type: ignore[assignment]
-
     def __repr__(self) -> str:
         return f"GraphSpace({self.variable_features}, {self.constraint_features})"
 
@@ -266,8 +262,6 @@ class CutSpace(_ObjectSpace):
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, CutSpace)
-
-    __hash__ = None  # type: ignore[assignment]
 
     def __repr__(self) -> str:
         return f"CutSpace({self.size})"
@@ -296,8 +290,6 @@ class BatchedObjects(_ObjectSpace):
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, BatchedObjects) and (other.single, other.n) == (self.single, self.n)
-
-    __hash__ = None  # type: ignore[assignment]
 
     def __repr__(self) -> str:
         return f"BatchedObjects({self.single!r}, {self.n})"

@@ -13,7 +13,7 @@ from scipy.sparse import csr_matrix
 
 from envs.cutting_planes.cuts import Array, Cut, CutRows, Indices, cut_rows, with_cuts
 from envs.errors import InvalidSetting
-from solver_pool.backends import highs, scip
+from solver_pool.backends import highs, scip, solve
 from solver_pool.backends.rounding import usable_start, violation, whole
 from solver_pool.options import SolveOptions
 from solver_pool.problem import MixedIntegerProgram
@@ -27,7 +27,8 @@ class MasterSettings:
     """How masters are solved.
 
     Attributes:
-        solver: ``"scip"`` keeps one model alive and exchanges its cuts; ``"highs"`` takes each master anew.
+        solver: ``"scip"`` keeps one model alive and exchanges its cuts; ``"highs"`` takes each master anew;
+            ``"auto"`` too, unless the master is a knapsack, which is solved within microseconds.
         gap: at which the solver may stop: relative to phi, or absolute in units of the scaled objective, where one
             is a typical weight.
         time_limit: [s] a solve. The best plan at the limit is feasible and therefore safe.
@@ -40,7 +41,7 @@ class MasterSettings:
         InvalidSetting: on an unknown solver or numbers out of range.
     """
 
-    solver: Literal["scip", "highs"] = "scip"
+    solver: Literal["auto", "scip", "highs"] = "scip"
     gap: float = 1e-3
     time_limit: float = 5.0
     normalise: bool = True
@@ -48,8 +49,8 @@ class MasterSettings:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.solver not in ("scip", "highs"):
-            raise InvalidSetting("solver", f"is {self.solver!r}", "Use 'scip' or 'highs'.")
+        if self.solver not in ("auto", "scip", "highs"):
+            raise InvalidSetting("solver", f"is {self.solver!r}", "Use 'auto', 'scip' or 'highs'.")
         if not 0 <= self.gap < np.inf:
             raise InvalidSetting("gap", f"is {self.gap}", "Give zero or more, such as 1e-3.")
         if not 0 < self.time_limit < np.inf:
@@ -164,7 +165,7 @@ class Master:
             raise InvalidSetting("cuts", "are none", "Add a cut first; `plan` is what stands without one.")
         started = time.perf_counter()
         if self._kept is None:
-            answer = self.accept(highs.solve(self.with_cuts(), self.settings.options))
+            answer = self.accept(solve(self.with_cuts(), self.settings.options))
             return replace(answer, seconds=time.perf_counter() - started)
         low, high = (side[self.cut_variables] for side in (self.program.low, self.program.high))
         rows = cut_rows(self.cuts, self.program.c, low, high)
@@ -184,7 +185,7 @@ class Master:
         if solution.x is None:
             return self._take(solution.status, None, np.inf, solution.solve_time)
         gap = abs(solution.bound - solution.objective) / max(1.0, abs(solution.objective))
-        return self._take(solution.status, solution.x[:-1], gap, solution.solve_time)
+        return self._take(solution.status, solution.x[: len(self.program.c)], gap, solution.solve_time)
 
     def _take(self, status: Status, point: Array | None, gap: float, seconds: float) -> MasterSolution:
         """Make the point the plan that stands, if it is feasible for the program; it is never trusted."""

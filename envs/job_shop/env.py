@@ -10,6 +10,7 @@ from gymnasium.error import ResetNeeded
 from numpy.typing import ArrayLike
 
 from envs.cutting_planes.cuts import Array, Cut
+from envs.cutting_planes.env import Result, Stepping, solved_here
 from envs.cutting_planes.feasibility import FeasibilityCount
 from envs.cutting_planes.graph import VARIABLE_FEATURES, CutSpace, GraphBuilder, GraphObservation, GraphSpace
 from envs.cutting_planes.master import MasterSettings
@@ -103,18 +104,22 @@ class JobShopEnv(gym.Env[GraphObservation, Cut]):
         self._graph = self._builder()
         return self._observe(), self._info()
 
-    def step(self, action: Cut | ArrayLike) -> tuple[GraphObservation, float, bool, bool, dict[str, Any]]:
+    def step(self, action: Cut | ArrayLike) -> Result:
         """Add a cut and solve; with the K-th, execute the plan.
 
         Raises:
             InvalidSetting: if the action is not finite or has the wrong size; nothing is solved then.
             ResetNeeded: if the episode is over, or none has begun.
         """
+        return solved_here(self.stepping(action))
+
+    def stepping(self, action: Cut | ArrayLike) -> Stepping:
+        """`step`, for masters that are solved elsewhere, many at once: see `Stepping`."""
         if not self._playing:
             raise ResetNeeded("The episode is over, or none has begun. Call reset() first.")
         planner = self.planner
         planner.master.add(action)
-        planner.plan()
+        yield from planner.planning()
         over = False
         if len(planner.master.cuts) == self._cuts:
             cuts = list(planner.master.cuts)
@@ -122,12 +127,17 @@ class JobShopEnv(gym.Env[GraphObservation, Cut]):
             while not over and self._replan == "reuse":
                 for cut in cuts:
                     planner.master.add(cut)
-                planner.plan()
+                yield from planner.planning()
                 over = planner.execute()
             self._graph = self._builder()
         self._playing = not over
         before, self._profit = self._profit, planner.simulation.profit()
         return self._observe(), self._profit - before, over, False, self._info()
+
+    @property
+    def again(self) -> dict[str, Any]:
+        """Options of `reset` with which another environment plays this episode: its instance and its luck."""
+        return {"instance": self.planner.instance, "delays": self.planner.simulation.delays}
 
     def _builder(self) -> GraphBuilder:
         model = self.planner.model

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
 import numpy as np
 
 from envs.cutting_planes.cuts import Cut
+from envs.cutting_planes.env import solved_here
 from envs.cutting_planes.feasibility import FeasibilityCount
 from envs.cutting_planes.master import Master, MasterSettings, MasterSolution
 from envs.job_shop.heuristic import list_schedule
 from envs.job_shop.instance import Ints, JobShop
 from envs.job_shop.milp import schedule_model
 from envs.job_shop.simulation import NEVER, Simulation, check_plan, check_schedule
-from solver_pool.problem import MixedIntegerProgram
-from solver_pool.solution import Solution
 
 SETTINGS = MasterSettings(solver="highs", gap=0.02, time_limit=1.0)
 """HiGHS is the faster one here: 0.1 to 1 s a solve where SCIP takes 0.2 to 5 s. Proofs to a smaller gap take minutes.
@@ -64,17 +63,12 @@ class Planner:
 
     def plan(self) -> Ints:
         """Solve the master with the cuts that were added; planned starts ``(J, 3)`` of this moment."""
-        self._suggest()
-        return self._take(self.master.solve())
+        return solved_here(self.planning())
 
-    def propose(self) -> MixedIntegerProgram:
-        """The first half of `plan`, for masters solved elsewhere, many at once: the master with its cuts."""
+    def planning(self) -> Generator[Master, MasterSolution, Ints]:
+        """`plan`, for masters that are solved elsewhere, many at once (`envs.cutting_planes.env.Stepping`)."""
         self._suggest()
-        return self.master.with_cuts()
-
-    def receive(self, solution: Solution) -> Ints:
-        """The second half of `plan`: take the answer to `propose`."""
-        return self._take(self.master.accept(solution))
+        return self._take((yield self.master))
 
     def _suggest(self) -> None:
         rng = np.random.default_rng(self._settings.seed)

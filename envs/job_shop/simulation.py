@@ -56,7 +56,7 @@ class Simulation:
     """
 
     def __init__(self, instance: JobShop, delays: Ints) -> None:
-        self.instance, self._delays = instance, delays
+        self.instance, self.delays = instance, delays
         shape = instance.durations.shape
         self.month = 0
         self._start = np.full(shape, NEVER)
@@ -87,9 +87,9 @@ class Simulation:
                 self._start[job, m] = self.month
                 self._end[job, m] = self.month + self.instance.durations[job, m]
             self.month += 1
-            late = (self._start != NEVER) & (self._end == self.month) & (self._delays > 0) & ~self._revealed
+            late = (self._start != NEVER) & (self._end == self.month) & (self.delays > 0) & ~self._revealed
             if late.any() and not self.over:
-                self._end[late] += self._delays[late]
+                self._end[late] += self.delays[late]
                 self._revealed |= late
                 return
 
@@ -99,7 +99,7 @@ class Simulation:
         An operation that ends after the horizon, or whose delay is not known yet, has the end that it will have.
         """
         started = self._start != NEVER
-        end = np.where(started, self._start + self.instance.durations + self._delays, 0)
+        end = np.where(started, self._start + self.instance.durations + self.delays, 0)
         return self._start.copy(), end
 
     def finished(self) -> Ints:
@@ -121,7 +121,7 @@ class Simulation:
                 int(j),
                 int(start[j, m]),
                 int(end[j, m]),
-                bool(self._delays[j, m]),
+                bool(self.delays[j, m]),
             )
             for j, m in np.argwhere(start != NEVER)
         ]

@@ -12,8 +12,9 @@ from envs.errors import InvalidSetting
 from envs.packing.baselines import linearised
 from envs.packing.instance import Array, Packing, draw_packing
 
-SETTINGS = MasterSettings(solver="highs")
-"""At N = 50 and K = 4 HiGHS takes a quarter of SCIP's time, and it needs no model to be made for a new instance."""
+SETTINGS = MasterSettings(solver="auto")
+"""A first cut leaves a knapsack. At N = 50 and K = 4 HiGHS takes a quarter of SCIP's time, and it needs no model to
+be made for a new instance."""
 
 Items: TypeAlias = int | tuple[int, int]
 

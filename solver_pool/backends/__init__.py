@@ -28,6 +28,7 @@ BACKENDS: dict[str, tuple[str, tuple[type, ...]]] = {
     "omlt": ("solver_pool.backends.omlt", (CriticBatch,)),
     "ipopt": ("solver_pool.backends.ipopt", (CriticBatch, NonlinearProgram)),
     "active_set": ("solver_pool.backends.active_set", (QuadraticBatch,)),
+    "knapsack": ("solver_pool.backends.knapsack", (MixedIntegerProgram,)),
     "daqp": ("solver_pool.backends.daqp", (QuadraticProgram, QuadraticBatch)),
     "highs": ("solver_pool.backends.highs", (LinearProgram, MixedIntegerProgram)),
     "scip": ("solver_pool.backends.scip", (LinearProgram, MixedIntegerProgram, NonlinearProgram)),
@@ -56,6 +57,8 @@ def choose_backend(problem: Problem, options: SolveOptions) -> str:
             return "scip" if options.certify or whole else "ipopt"
         if isinstance(problem, QuadraticBatch):
             return "active_set"
+        if isinstance(problem, MixedIntegerProgram) and problem.is_knapsack:
+            return "knapsack"
         return "daqp" if isinstance(problem, QuadraticProgram) else "highs"
     if name not in BACKENDS:
         raise UnsupportedProblem(f"backend: {name!r} is unknown. Use 'auto' or one of {', '.join(BACKENDS)}.")

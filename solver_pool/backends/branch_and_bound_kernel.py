@@ -32,7 +32,7 @@ from solver_pool.backends.interior_point_kernel import (
     TANH,
     activation_row,
     exp_negative,
-    multiply,
+    multiply_blocks,
 )
 
 LANES = 16
@@ -171,15 +171,10 @@ def bound_boxes(
                 for k in range(w):
                     spread[i, k] = 0.0
         else:
-            previous = sizes[layer - 1]
-            begin = offsets[layer - 1]
-            inner, outer = previous // blocks, w // blocks
-            for block in range(blocks):
-                at = begin + block * inner * outer
-                matrix = flat_transposed[at : at + inner * outer].reshape(inner, outer)
-                multiply(stack, matrix, product[layer], (1 + n) * active, block * inner, block * outer)
-                absolute = flat_absolute[at : at + inner * outer].reshape(inner, outer)
-                multiply(spread, absolute, spread_next, active, block * inner, block * outer)
+            previous, begin = sizes[layer - 1], offsets[layer - 1]
+            rows = (1 + n) * active
+            multiply_blocks(stack, flat_transposed, begin, blocks, previous, w, product[layer], rows)
+            multiply_blocks(spread, flat_absolute, begin, blocks, previous, w, spread_next, active)
             b = bias[bias_offsets[layer - 1] : bias_offsets[layer - 1] + w]
             for i in range(active):
                 z, e, f = product[layer, i], spread[i], spread_next[i]
@@ -260,12 +255,7 @@ def bound_boxes(
             constant[i] += total
         if layer:
             previous = sizes[layer - 1]
-            begin = offsets[layer - 1]
-            inner, outer = w // blocks, previous // blocks
-            for block in range(blocks):
-                at = begin + block * inner * outer
-                matrix = flat[at : at + inner * outer].reshape(inner, outer)
-                multiply(back, matrix, back_next, active, block * inner, block * outer)
+            multiply_blocks(back, flat, offsets[layer - 1], blocks, w, previous, back_next, active)
             for i in range(active):
                 d, e = back[i], back_next[i]
                 for k in range(previous):
@@ -443,13 +433,7 @@ def _evaluate(code, blocks, sizes, flat_transposed, offsets, bias, bias_offsets,
     for layer in range(sizes.shape[0]):
         w = sizes[layer]
         if layer:
-            previous = sizes[layer - 1]
-            begin = offsets[layer - 1]
-            inner, outer = previous // blocks, w // blocks
-            for block in range(blocks):
-                at = begin + block * inner * outer
-                matrix = flat_transposed[at : at + inner * outer].reshape(inner, outer)
-                multiply(there, matrix, here, 1, block * inner, block * outer)
+            multiply_blocks(there, flat_transposed, offsets[layer - 1], blocks, sizes[layer - 1], w, here, 1)
             for k in range(w):
                 here[0, k] += bias[bias_offsets[layer - 1] + k]
         if code == RELU:
@@ -486,6 +470,18 @@ def _sift_down(keys, heap, count):
             break
         heap[at], heap[child] = heap[child], heap[at]
         at = child
+
+
+@njit(nogil=True, error_model="numpy", cache=True)
+def _put(lows, highs, keys, heap, free, counts, low, high, key):
+    """Make a box an open one; returns its slot."""
+    counts[1] -= 1
+    slot = free[counts[1]]
+    lows[slot], highs[slot], keys[slot] = low, high, key
+    heap[counts[0]] = slot
+    counts[0] += 1
+    _sift_up(keys, heap, counts[0] - 1)
+    return slot
 
 
 @njit(inline="always", error_model="numpy")
@@ -534,7 +530,7 @@ def search(
     here, there = np.zeros((1, wide)), np.zeros((1, wide))
     key = np.zeros(LANES)
 
-    spent = 0
+    spent, ended = 0, OPEN
     active = 0  # boxes in the lanes; those marked `again` are bounded once more before they are split
     while spent < budget:
         threshold = _threshold(record[0], gap)
@@ -556,14 +552,8 @@ def search(
         if active == 0:
             return CLOSED
         if counts[1] < 2 * LANES:
-            for i in range(active):
-                counts[1] -= 1
-                slot = free[counts[1]]
-                lows[slot], highs[slot], keys[slot] = low[i], high[i], key[i]
-                heap[counts[0]] = slot
-                counts[0] += 1
-                _sift_up(keys, heap, counts[0] - 1)
-            return FULL
+            ended = FULL
+            break
         bound_boxes(
             code, blocks, sizes, flat, flat_transposed, flat_absolute, offsets, bias, bias_offsets, last,
             last_bias, first, folded, errors, active, low, high,
@@ -636,23 +626,11 @@ def search(
             if not low[i, split] < middle < high[i, split]:  # as small as numbers allow
                 record[1] = max(record[1], bound)
                 continue
-            for side in range(2):
-                counts[1] -= 1
-                slot = free[counts[1]]
-                lows[slot], highs[slot], keys[slot] = low[i], high[i], bound
-                if side == 0:
-                    highs[slot, split] = middle
-                else:
-                    lows[slot, split] = middle
-                heap[counts[0]] = slot
-                counts[0] += 1
-                _sift_up(keys, heap, counts[0] - 1)
+            slot = _put(lows, highs, keys, heap, free, counts, low[i], high[i], bound)
+            highs[slot, split] = middle
+            slot = _put(lows, highs, keys, heap, free, counts, low[i], high[i], bound)
+            lows[slot, split] = middle
         active = kept
     for i in range(active):
-        counts[1] -= 1
-        slot = free[counts[1]]
-        lows[slot], highs[slot], keys[slot] = low[i], high[i], key[i]
-        heap[counts[0]] = slot
-        counts[0] += 1
-        _sift_up(keys, heap, counts[0] - 1)
-    return OPEN
+        _put(lows, highs, keys, heap, free, counts, low[i], high[i], key[i])
+    return ended

@@ -24,11 +24,11 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
 from solver_pool.backends import active_set, highs, scip
-from solver_pool.backends.omlt import inside
+from solver_pool.backends.omlt import inside, verified_incumbents
 from solver_pool.errors import UnsupportedProblem
 from solver_pool.options import SolveOptions
 from solver_pool.problem import MLP, Array, CriticBatch, LinearProgram, MixedIntegerProgram, QuadraticBatch
-from solver_pool.solution import BatchSolution, Solution, Status, primal_residuals, verified_batch
+from solver_pool.solution import BatchSolution, Solution, Status
 
 NAME = "milp"
 
@@ -332,20 +332,5 @@ def solve(problem: CriticBatch, options: SolveOptions = SolveOptions()) -> Batch
         values = folded.critic((np.array(actions) - low[i]) / scale)
         x[i] = actions[int(np.argmax(values))]
 
-    feasible = primal_residuals(problem, x) <= options.tolerance
-    # Rounding in the MILP must not put its bound below a value that was attained.
-    bound = np.where(feasible, np.maximum(bound, np.nan_to_num(problem.values(x), nan=-np.inf)), bound)
-    return verified_batch(
-        problem,
-        x,
-        np.zeros((size, m)),
-        np.zeros((size, n)),
-        bound,
-        np.where(feasible, Status.OPTIMAL, status).astype(np.int8),
-        tolerance=options.tolerance,
-        gap_tolerance=max(options.tolerance, options.gap),
-        iterations=iterations,
-        solve_time=time.perf_counter() - started,
-        backend=NAME,
-        message=next((messages[i] for i in np.flatnonzero(~feasible)), ""),
-    )
+    seconds = time.perf_counter() - started
+    return verified_incumbents(problem, x, bound, status, messages, iterations, seconds, NAME, options)

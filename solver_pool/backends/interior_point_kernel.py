@@ -161,6 +161,16 @@ def multiply(left, right, out, rows, source, target):
                 oa[j] += a0 * w0[j]
 
 
+@njit(nogil=True, error_model="numpy", cache=True)
+def multiply_blocks(left, flat, begin, blocks, inner, outer, out, rows):
+    """``out[:rows, :outer] = left[:rows, :inner] @ M``; M's equal diagonal blocks stand in `flat` from `begin`."""
+    high, wide = inner // blocks, outer // blocks
+    for block in range(blocks):
+        at = begin + block * high * wide
+        matrix = flat[at : at + high * wide].reshape(high, wide)
+        multiply(left, matrix, out, rows, block * high, block * wide)
+
+
 @njit(nogil=True, error_model="numpy", fastmath={"contract", "nsz", "reassoc"}, cache=True)
 def _network(
     code, blocks, sizes, flat, flat_transposed, offsets, bias, bias_offsets, last, last_bias,
@@ -195,13 +205,9 @@ def _network(
     for layer in range(layers):
         w = sizes[layer]
         if layer:
-            previous = sizes[layer - 1]
-            begin = offsets[layer - 1]
-            inner, outer = previous // blocks, w // blocks
-            for block in range(blocks):
-                at = begin + block * inner * outer
-                matrix = flat_transposed[at : at + inner * outer].reshape(inner, outer)
-                multiply(stack, matrix, product[layer], (1 + n) * active, block * inner, block * outer)
+            previous, begin = sizes[layer - 1], offsets[layer - 1]
+            rows = (1 + n) * active
+            multiply_blocks(stack, flat_transposed, begin, blocks, previous, w, product[layer], rows)
             b = bias[bias_offsets[layer - 1] : bias_offsets[layer - 1] + w]
             for i in range(active):
                 z = product[layer, i]
@@ -250,12 +256,7 @@ def _network(
                 d, s = back[i], slope[layer, i]
                 for k in range(w):
                     d[k] *= s[k]
-            begin = offsets[layer - 1]
-            inner, outer = w // blocks, previous // blocks
-            for block in range(blocks):
-                at = begin + block * inner * outer
-                matrix = flat[at : at + inner * outer].reshape(inner, outer)
-                multiply(back, matrix, back_next, active, block * inner, block * outer)
+            multiply_blocks(back, flat, offsets[layer - 1], blocks, w, previous, back_next, active)
             for i in range(active):
                 d, e = back[i], back_next[i]
                 for k in range(previous):

@@ -14,6 +14,7 @@ from types import ModuleType
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from solver_pool.backends import daqp, highs, ipopt
 from solver_pool.backends.composed_program import ComposedProgram
@@ -349,21 +350,42 @@ def _solve_milp(
             found = np.array([primals[v] for v in actions], dtype=np.float64)
             x[i] = inside(found, G[i], problem.h[i], low[i], high[i], options)
 
+    return verified_incumbents(
+        problem, x, bound, status, messages, np.zeros(size, dtype=np.int64), seconds, NAME, options
+    )
+
+
+def verified_incumbents(
+    problem: CriticBatch,
+    x: Array,
+    bound: Array,
+    status: NDArray[np.int8],
+    messages: list[str],
+    iterations: NDArray[np.int64],
+    seconds: float,
+    backend: str,
+    options: SolveOptions,
+) -> BatchSolution:
+    """What a MILP solver found for each state, valued by the critic itself.
+
+    Args:
+        x: ``(B, n_a)``, NaN without an incumbent. bound: ``(B,)``. status, messages: ``(B,)``, where there is none.
+    """
     feasible = primal_residuals(problem, x) <= options.tolerance
     # Rounding in the MILP must not put its bound below a value that was attained.
     bound = np.where(feasible, np.maximum(bound, np.nan_to_num(problem.values(x), nan=-np.inf)), bound)
     return verified_batch(
         problem,
         x,
-        np.zeros((size, m)),
-        np.zeros((size, n)),
+        np.zeros((len(problem), problem.n_rows)),
+        np.zeros((len(problem), problem.n_actions)),
         bound,
         np.where(feasible, Status.OPTIMAL, status).astype(np.int8),
         tolerance=options.tolerance,
         gap_tolerance=max(options.tolerance, options.gap),
-        iterations=np.zeros(size, dtype=np.int64),
+        iterations=iterations,
         solve_time=seconds,
-        backend=NAME,
+        backend=backend,
         message=next((messages[i] for i in np.flatnonzero(~feasible)), ""),
     )
 

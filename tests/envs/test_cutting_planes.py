@@ -106,11 +106,11 @@ def test_any_binary_plan_is_one_cut_away() -> None:
 
 def test_the_printed_sign_would_be_unbounded() -> None:
     """With ``phi >= b + w'x`` in a maximisation phi leaves for infinity; only the corrected sign has an optimum."""
-    program = with_cuts(knapsack(4, 0), np.arange(4), [Cut(np.ones(4), 0.0)])
+    program = with_cuts(knapsack(4, 0), np.arange(4), [Cut(np.ones(4), 0.0), Cut(-np.ones(4), 0.5)])
     turned = replace(
         program,
-        row_low=np.append(program.row_low[:-1], 0.0),
-        row_high=np.append(program.row_high[:-1], np.inf),
+        row_low=np.append(program.row_low[:-2], np.zeros(2)),
+        row_high=np.append(program.row_high[:-2], np.full(2, np.inf)),
         high=np.append(program.high[:-1], np.inf),
     )
     assert highs.solve(program).status == Status.OPTIMAL
@@ -159,6 +159,17 @@ def test_scaling_and_shifting_cuts_changes_no_surrogate(w: list[list[float]], b:
         assert rows.low <= phi <= rows.high, "phi_max must not cut off a plan"
         unscaled = rows.scale * (phi + rows.shift)
         assert unscaled == pytest.approx(min(cut.value(x) for cut in cuts), rel=1e-9, abs=1e-6)
+
+
+def test_a_cut_that_never_binds_is_left_out_and_a_single_one_needs_no_phi() -> None:
+    program = knapsack(4, 0)
+    level, slope, far = Cut(np.zeros(5), 0.5), Cut(np.array([1.0, 0, 0, 0, 0]), 0.0), Cut(np.ones(5), 100.0)
+    rows = cut_rows([far, slope, level], program.c, program.low, program.high)
+    assert len(rows.biases) == 2, "a constant cut binds where a slope rises above it"
+    alone = with_cuts(program, np.arange(5), [far, Cut(np.array([1.0, 2, 3, 4, 0]), -100.0)])
+    assert len(alone.c) == len(program.c)
+    best = max(plans(program), key=lambda plan: plan @ np.array([1.0, 2, 3, 4, 0]))
+    np.testing.assert_array_equal(highs.solve(alone).x, best)
 
 
 @pytest.mark.parametrize("solver", SOLVERS)
@@ -356,8 +367,11 @@ def test_a_step_in_two_halves_is_a_step() -> None:
     whole.reset()
     halves.reset()
     for action in np.random.default_rng(0).standard_normal((2, 7)):
-        answer = highs.solve(halves.propose(action), SolveOptions(gap=0.0))
-        one, two = whole.step(action), halves.receive(answer)
+        step = halves.stepping(action)
+        master = next(step)
+        with pytest.raises(StopIteration) as end:
+            step.send(master.accept(highs.solve(master.with_cuts(), SolveOptions(gap=0.0))))
+        one, two = whole.step(action), end.value.value
         assert one[0] == two[0]
         assert one[1:4] == two[1:4]
 

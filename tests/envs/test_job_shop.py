@@ -342,8 +342,11 @@ def test_a_plan_in_two_halves_is_a_plan() -> None:
     whole, halves = Planner(instance, delays, EXACT), Planner(instance, delays, EXACT)
     for planner in (whole, halves):
         planner.master.add(count_jobs(instance)[0])
-    answer = highs.solve(halves.propose(), EXACT.options)
-    np.testing.assert_array_equal(whole.plan(), halves.receive(answer))
+    step = halves.planning()
+    master = next(step)
+    with pytest.raises(StopIteration) as end:
+        step.send(master.accept(highs.solve(master.with_cuts(), EXACT.options)))
+    np.testing.assert_array_equal(whole.plan(), end.value.value)
     assert halves.solves == halves.feasibility.checked == 1
     assert halves.feasibility.infeasible == 0
 

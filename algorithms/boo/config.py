@@ -1,0 +1,135 @@
+"""Every knob of BOO."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gymnasium as gym
+from ray.rllib.algorithms.algorithm_config import AlgorithmConfig, NotProvided
+from ray.rllib.core.rl_module.rl_module import RLModuleSpec
+
+from algorithms.boo.env_runner import CutEnvRunner
+from algorithms.boo.learner import BOOLearner
+from algorithms.boo.rl_module import BOOModule
+from algorithms.common.environments import make_env
+from envs.registry import register_with_ray
+from solver_pool.pool import PoolConfig
+
+
+class BOOConfig(AlgorithmConfig):
+    """Every knob of BOO. Defaults are the specification's (boo, section 2); the paper gives none.
+
+    K, the reward's form and the normalisation of w belong to the environment (`env_config`).
+
+    Example::
+
+        config = (
+            BOOConfig()
+            .environment("solverl/Packing-v0", env_config={"items": 50, "cuts": 2})
+            .training(group_size=16)
+            .debugging(seed=1)
+        )
+        algorithm = config.build_algo()
+    """
+
+    def __init__(self, algo_class: type | None = None) -> None:
+        from algorithms.boo.boo import BOO
+
+        super().__init__(algo_class=algo_class or BOO)
+        register_with_ray()
+        # The policy.
+        self.width = 64
+        self.rounds = 4
+        self.log_std = -0.5
+        self.supersede = 2.0
+        # PPO.
+        self.gamma = 1.0
+        self.lambda_ = 0.95
+        self.lr = 3e-4
+        self.num_epochs = 4
+        self.minibatch_size = 128
+        self.clip_param = 0.2
+        self.vf_loss_coeff = 0.5
+        self.entropy_coeff = 1e-3
+        self.grad_clip = 1.0
+        self.group_size = 1
+        # Solving and sampling.
+        self.solver_pool = PoolConfig()
+        self.num_env_runners = 0
+        self.num_envs_per_env_runner = 512
+        self.env_runner_cls = CutEnvRunner
+        self.episodes_to_numpy = False
+        # RLlib's: cuts are no arrays.
+        self.normalize_actions = False
+        self.clip_actions = False
+
+    def training(  # type: ignore[override]
+        self,
+        *,
+        width: int = NotProvided,
+        rounds: int = NotProvided,
+        log_std: float = NotProvided,
+        supersede: float = NotProvided,
+        lambda_: float = NotProvided,
+        clip_param: float = NotProvided,
+        vf_loss_coeff: float = NotProvided,
+        entropy_coeff: float = NotProvided,
+        group_size: int = NotProvided,
+        solver_pool: PoolConfig = NotProvided,
+        **kwargs: Any,
+    ) -> BOOConfig:
+        """Set the algorithm's parameters; ``gamma``, ``lr``, ``num_epochs``, ``minibatch_size`` and ``grad_clip`` are
+        RLlib's own, and ``num_envs_per_env_runner`` (see `env_runners`) is how many episodes a runner plays at once.
+
+        Args:
+            width, rounds: of the graph network's features, and of messages.
+            log_std: of the weights of a cut, in the beginning.
+            supersede: how far below the last one a cut begins, for each variable that it weighs; see `CutPolicy`.
+            lambda_: of the generalised advantage estimate.
+            clip_param, vf_loss_coeff, entropy_coeff: of PPO's loss.
+            group_size: episodes that play each instance (with the same luck), whose advantages are centred by the
+                others of the group; 1 leaves the baseline to the value head. It divides the number of environments.
+            solver_pool: where masters are solved; of each environment runner.
+        """
+        super().training(**kwargs)
+        given = {k: v for k, v in locals().items() if k not in ("self", "kwargs", "__class__")}
+        for name, value in given.items():
+            if value is not NotProvided:
+                setattr(self, name, value)
+        return self
+
+    def validate(self) -> None:
+        """Check every field before anything is built; the error names field, value and remedy."""
+        super().validate()
+        for name in ("width", "rounds", "num_epochs", "minibatch_size", "clip_param", "group_size"):
+            if not (getattr(self, name) or 0) > 0:
+                self._value_error(f"{name}: is {getattr(self, name)}; it must be positive.")
+        for name in ("gamma", "lambda_"):
+            if not 0 <= getattr(self, name) <= 1:
+                self._value_error(f"{name}: is {getattr(self, name)}; it must lie in [0, 1].")
+        for name in ("vf_loss_coeff", "entropy_coeff", "supersede"):
+            if not getattr(self, name) >= 0:
+                self._value_error(f"{name}: is {getattr(self, name)}; it must not be negative.")
+        if self.num_envs_per_env_runner % self.group_size:
+            self._value_error(
+                f"group_size: is {self.group_size}, which does not divide num_envs_per_env_runner "
+                f"({self.num_envs_per_env_runner})."
+            )
+        if not issubclass(self.env_runner_cls or CutEnvRunner, CutEnvRunner):
+            self._value_error(f"env_runner_cls: is {self.env_runner_cls}; derive it from CutEnvRunner.")
+
+    def make_env(self) -> gym.Env[Any, Any]:
+        """One environment as the runners make theirs."""
+        return make_env(self)
+
+    def get_default_rl_module_spec(self) -> RLModuleSpec:
+        return RLModuleSpec(module_class=BOOModule)
+
+    def get_default_learner_class(self) -> type:
+        return BOOLearner
+
+    @property
+    def _model_config_auto_includes(self) -> dict[str, Any]:
+        included: dict[str, Any] = super()._model_config_auto_includes
+        own = {name: getattr(self, name) for name in ("width", "rounds", "log_std", "supersede")}
+        return included | own | {"seed": self.seed or 0}

@@ -1,0 +1,173 @@
+"""The graph neural network that writes a cut: message passing over the master, and its distribution. No Ray.
+
+Seed 001, section 4 ("Graph Neural Network connecting variable nodes with constraint nodes"); specification boo,
+section 2. With ``v_j`` of a variable and ``c_i`` of a constraint, each of the rounds is::
+
+    c_i <- c_i + relu(U c_i + U' mean_j A_ij v_j)
+    v_j <- v_j + relu(W v_j + W' mean_i A_ij c_i + W'' sum_l Q_jl v_l)
+
+where A are the constraints' coefficients, cuts among them, and Q the couplings, if the task shows any. Heads: ``w_j``
+from the variables that carry cuts, ``b`` and the value from means over the graph. The network does not depend on the
+size of the master.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch_geometric.nn import MessagePassing
+from torch_geometric.nn.pool import global_mean_pool
+
+from algorithms.boo.graphs import GraphBatch, Messages
+
+
+class _Product(torch.autograd.Function):
+    """``matrix @ x`` of a sparse constant, whose transpose is at hand."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, matrix: Tensor, transposed: Tensor) -> Tensor:
+        ctx.transposed = transposed
+        return matrix @ x
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        return ctx.transposed @ gradients[0], None, None
+
+
+class EdgeWeightedConv(MessagePassing):
+    """``y_i <- W y_i + W' sum_j e_ij x_j``: messages from sources x to destinations y along weighted edges."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__(aggr="sum")
+        self.own, self.received = nn.Linear(width, width), nn.Linear(width, width, bias=False)
+
+    def forward(self, x: Tensor, y: Tensor, messages: Messages) -> Tensor:
+        """Features ``(destinations, width)`` from ``x (sources, width)`` and ``y (destinations, width)``."""
+        total = self.propagate(messages.matrix, x=x, transposed=messages.transposed)
+        return self.own(y) + self.received(total)
+
+    def message_and_aggregate(self, edge_index: Tensor, x: Tensor, transposed: Tensor) -> Tensor:
+        return _Product.apply(x, edge_index, transposed)
+
+
+class MasterEncoder(nn.Module):
+    """Features of every node after rounds of messages between variables and constraints.
+
+    Args:
+        variable_features, constraint_features: ``f_v`` and ``f_c``. width: of the hidden features. rounds: of messages.
+    """
+
+    def __init__(self, variable_features: int, constraint_features: int, width: int, rounds: int) -> None:
+        super().__init__()
+        self.variables = nn.Linear(variable_features, width)
+        self.constraints = nn.Linear(constraint_features, width)
+
+        def layers() -> nn.ModuleList:
+            return nn.ModuleList([EdgeWeightedConv(width) for _ in range(rounds)])
+
+        self.to_constraints, self.to_variables, self.couplings = layers(), layers(), layers()
+
+    def forward(self, graph: GraphBatch) -> tuple[Tensor, Tensor]:
+        """Features ``(V, width)`` of the variables and ``(C, width)`` of the constraints."""
+        v, c = self.variables(graph.variables).relu(), self.constraints(graph.constraints).relu()
+        for down, up, across in zip(self.to_constraints, self.to_variables, self.couplings, strict=True):
+            c = c + down(v, c, graph.to_constraints).relu()
+            message = up(c, v, graph.to_variables)
+            if graph.couplings is not None:
+                message = message + across(v, v, graph.couplings)
+            v = v + message.relu()
+        return v, c
+
+
+@dataclass(frozen=True, eq=False)
+class CutDistribution:
+    """A diagonal Gaussian over one cut for each of B masters, with D weights in all.
+
+    Attributes:
+        w: ``(D,)``, b: ``(B,)``, means. log_std: ``(2,)``, of each weight and of each bias.
+        graph: ``(D,)``, the master of each weight.
+    """
+
+    w: Tensor
+    b: Tensor
+    log_std: Tensor
+    graph: Tensor
+
+    def sample(self, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Weights ``(D,)`` and biases ``(B,)``."""
+        std = self.log_std.detach().exp()
+        w = self.w.detach() + std[0] * torch.randn(self.w.shape, generator=generator, device=self.w.device)
+        b = self.b.detach() + std[1] * torch.randn(self.b.shape, generator=generator, device=self.b.device)
+        return w, b
+
+    def log_prob(self, w: Tensor, b: Tensor) -> Tensor:
+        """``(B,)``: the densities of a master's weights and bias, multiplied."""
+        half_log_two_pi = 0.5 * math.log(2.0 * math.pi)
+        std = self.log_std.exp()
+        of_w = -0.5 * ((w - self.w) / std[0]) ** 2 - self.log_std[0] - half_log_two_pi
+        of_b = -0.5 * ((b - self.b) / std[1]) ** 2 - self.log_std[1] - half_log_two_pi
+        return of_b.index_add(0, self.graph, of_w)
+
+    def entropy(self) -> Tensor:
+        """``(B,)`` [nats]; it grows with the number of weights."""
+        constant = 0.5 * math.log(2.0 * math.pi * math.e)
+        of_w = (self.log_std[0] + constant).expand(self.w.shape)
+        return (self.log_std[1] + constant).expand(self.b.shape).index_add(0, self.graph, of_w)
+
+
+class CutPolicy(nn.Module):
+    """Actor and critic on one encoder.
+
+    Args:
+        variable_features, constraint_features: ``f_v`` and ``f_c``. width, rounds: see `MasterEncoder`.
+        log_std: of the weights in the beginning.
+        supersede: slope of the bias in the beginning: the mean of ``b`` falls by this much for each variable that
+            carries cuts while an episode goes on, so that a cut binds alone until learning finds better. 0 starts
+            with biases around zero.
+    """
+
+    PROGRESS = 3
+    """The column of the variables' features that says how many of the cuts were made (`VARIABLE_FEATURES`)."""
+
+    def __init__(
+        self,
+        variable_features: int,
+        constraint_features: int,
+        width: int = 64,
+        rounds: int = 4,
+        log_std: float = -0.5,
+        supersede: float = 2.0,
+    ) -> None:
+        super().__init__()
+        self.arguments = (variable_features, constraint_features, width, rounds, log_std, supersede)
+        self.encoder = MasterEncoder(variable_features, constraint_features, width, rounds)
+        self.weight = nn.Linear(width, 1)
+        self.bias = nn.Linear(2 * width, 1)
+        self.value = nn.Sequential(nn.Linear(2 * width, width), nn.ReLU(), nn.Linear(width, 1))
+        self.log_std = nn.Parameter(torch.full((2,), log_std))
+        self.supersede = supersede
+        with torch.no_grad():
+            for head in (self.weight, self.bias):
+                head.weight *= 0.1
+                head.bias.zero_()
+
+    def forward(self, graph: GraphBatch) -> tuple[CutDistribution, Tensor]:
+        """The distribution of the next cut of each master, and the value ``(B,)`` of its state."""
+        v, c = self.encoder(graph)
+        carriers = v[graph.cut_variables]
+        pooled = torch.cat(
+            [
+                global_mean_pool(carriers, graph.cut_graph, graph.size),
+                global_mean_pool(c, graph.constraint_graph, graph.size),
+            ],
+            dim=1,
+        )
+        progress = global_mean_pool(graph.variables[:, self.PROGRESS : self.PROGRESS + 1], graph.variable_graph, graph.size)
+        carried = torch.bincount(graph.cut_graph, minlength=graph.size)
+        bias = self.bias(pooled)[:, 0] - self.supersede * carried * progress[:, 0]
+        distribution = CutDistribution(self.weight(carriers)[:, 0], bias, self.log_std, graph.cut_graph)
+        return distribution, self.value(pooled)[:, 0]
