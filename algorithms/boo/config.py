@@ -7,9 +7,11 @@ from typing import Any
 import gymnasium as gym
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig, NotProvided
 from ray.rllib.core.rl_module.rl_module import RLModuleSpec
+from torch import nn
 
 from algorithms.boo.env_runner import CutEnvRunner
 from algorithms.boo.learner import BOOLearner
+from algorithms.boo.policy import CutPolicy
 from algorithms.boo.rl_module import BOOModule
 from algorithms.common.environments import make_env
 from envs.registry import register_with_ray
@@ -38,6 +40,7 @@ class BOOConfig(AlgorithmConfig):
         super().__init__(algo_class=algo_class or BOO)
         register_with_ray()
         # The policy.
+        self.policy_class: type[nn.Module] = CutPolicy
         self.width = 64
         self.rounds = 4
         self.log_std = -0.5
@@ -131,5 +134,6 @@ class BOOConfig(AlgorithmConfig):
     @property
     def _model_config_auto_includes(self) -> dict[str, Any]:
         included: dict[str, Any] = super()._model_config_auto_includes
-        own = {name: getattr(self, name) for name in ("width", "rounds", "log_std", "supersede")}
+        names = ("policy_class", "width", "rounds", "log_std", "supersede")
+        own = {name: getattr(self, name) for name in names}
         return included | own | {"seed": self.seed or 0}

@@ -11,7 +11,7 @@ import torch
 from scipy.sparse import csr_matrix
 from torch import Tensor
 
-from envs.cutting_planes import Cut, GraphObservation
+from envs.cutting_planes import GraphObservation
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,24 +87,6 @@ class GraphBatch:
             cut_graph=tensor(np.repeat(members, [len(g.cut_variables) for g in graphs])),
             size=len(graphs),
         )
-
-
-def cuts_as_tensors(cuts: Sequence[Cut], device: str | torch.device = "cpu") -> tuple[Tensor, Tensor]:
-    """Weights ``(D,)`` and biases ``(B,)`` of one cut for each master."""
-    w = np.concatenate([cut.w for cut in cuts]).astype(np.float32)
-    b = np.array([cut.b for cut in cuts], dtype=np.float32)
-    return torch.from_numpy(w).to(device), torch.from_numpy(b).to(device)
-
-
-def tensors_as_cuts(w: Tensor, b: Tensor, graphs: Sequence[GraphObservation]) -> list[Cut]:
-    """One cut for each master: the inverse of `cuts_as_tensors`.
-
-    Raises:
-        InvalidSetting: if a number is not finite; a diverged policy writes such cuts, and nothing is solved then.
-    """
-    ends = np.cumsum([len(g.cut_variables) for g in graphs])[:-1]
-    parts = np.split(w.detach().cpu().numpy(), ends)
-    return [Cut(part, bias) for part, bias in zip(parts, b.tolist(), strict=True)]
 
 
 def _starts(sizes: Sequence[int]) -> Any:

@@ -11,7 +11,6 @@ from ray.rllib.core.columns import Columns
 from ray.rllib.core.learner.torch.torch_learner import TorchLearner
 from ray.rllib.evaluation.postprocessing import Postprocessing
 
-from algorithms.boo.graphs import cuts_as_tensors
 from algorithms.boo.rl_module import DISTRIBUTION, BOOModule
 from algorithms.common.policy_gradient import Losses, clipped_surrogate
 
@@ -61,10 +60,9 @@ class BOOLearner(TorchLearner):
                     continue
                 optimizer.step()
         assert losses is not None
-        log_std = self.module[DEFAULT_MODULE_ID].unwrapped().policy.log_std
         for name, value in (
             ("policy_loss", losses.policy), ("value_loss", losses.value), ("entropy", losses.entropy),
-            ("kl", losses.kl), ("clipped_fraction", losses.clipped), ("std", log_std[0].exp()),
+            ("kl", losses.kl), ("clipped_fraction", losses.clipped),
         ):  # fmt: skip
             self.metrics.log_value((DEFAULT_MODULE_ID, name), float(value.detach()), window=1)
         self.metrics.log_value((DEFAULT_MODULE_ID, "skipped_minibatches"), skipped, reduce="lifetime_sum")
@@ -74,9 +72,8 @@ class BOOLearner(TorchLearner):
         module: BOOModule = self.module[DEFAULT_MODULE_ID].unwrapped()
         out = module.forward_train({Columns.OBS: list(data[Columns.OBS])})
         distribution, values = out[DISTRIBUTION], out[Columns.VF_PREDS]
-        w, b = cuts_as_tensors(list(data[Columns.ACTIONS]), values.device)
         return clipped_surrogate(
-            distribution.log_prob(w, b),
+            distribution.log_prob(data[Columns.ACTIONS]),
             data[Columns.ACTION_LOGP],
             data[Postprocessing.ADVANTAGES],
             values,

@@ -14,15 +14,18 @@ size of the master.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch_geometric.nn import MessagePassing
 from torch_geometric.nn.pool import global_mean_pool
 
 from algorithms.boo.graphs import GraphBatch, Messages
+from envs.cutting_planes import Cut
 
 
 class _Product(torch.autograd.Function):
@@ -83,13 +86,33 @@ class MasterEncoder(nn.Module):
         return v, c
 
 
+class Distribution(Protocol):
+    """Over one action for each of B masters; an action is a cut, whatever it was made of."""
+
+    def sample(self, generator: torch.Generator) -> tuple[list[Cut], Tensor]:
+        """One action for each master, and their log-probabilities ``(B,)``."""
+        ...
+
+    def mode(self) -> list[Cut]:
+        """The action that is deployed."""
+        ...
+
+    def log_prob(self, cuts: Sequence[Cut]) -> Tensor:
+        """``(B,)``, of one action for each master."""
+        ...
+
+    def entropy(self) -> Tensor:
+        """``(B,)`` [nats]."""
+        ...
+
+
 @dataclass(frozen=True, eq=False)
 class CutDistribution:
     """A diagonal Gaussian over one cut for each of B masters, with D weights in all.
 
     Attributes:
         w: ``(D,)``, b: ``(B,)``, means. log_std: ``(2,)``, of each weight and of each bias.
-        graph: ``(D,)``, the master of each weight.
+        graph: ``(D,)``, the master of each weight, ascending.
     """
 
     w: Tensor
@@ -97,26 +120,38 @@ class CutDistribution:
     log_std: Tensor
     graph: Tensor
 
-    def sample(self, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Weights ``(D,)`` and biases ``(B,)``."""
+    def sample(self, generator: torch.Generator) -> tuple[list[Cut], Tensor]:
         std = self.log_std.detach().exp()
-        w = self.w.detach() + std[0] * torch.randn(self.w.shape, generator=generator, device=self.w.device)
-        b = self.b.detach() + std[1] * torch.randn(self.b.shape, generator=generator, device=self.b.device)
-        return w, b
+        w = self.w.detach() + std[0] * torch.randn(self.w.shape, generator=generator).to(std.device)
+        b = self.b.detach() + std[1] * torch.randn(self.b.shape, generator=generator).to(std.device)
+        return self._as_cuts(w, b), self._density(w, b)
 
-    def log_prob(self, w: Tensor, b: Tensor) -> Tensor:
+    def mode(self) -> list[Cut]:
+        return self._as_cuts(self.w, self.b)
+
+    def log_prob(self, cuts: Sequence[Cut]) -> Tensor:
         """``(B,)``: the densities of a master's weights and bias, multiplied."""
-        half_log_two_pi = 0.5 * math.log(2.0 * math.pi)
-        std = self.log_std.exp()
-        of_w = -0.5 * ((w - self.w) / std[0]) ** 2 - self.log_std[0] - half_log_two_pi
-        of_b = -0.5 * ((b - self.b) / std[1]) ** 2 - self.log_std[1] - half_log_two_pi
-        return of_b.index_add(0, self.graph, of_w)
+        w = torch.from_numpy(np.concatenate([cut.w for cut in cuts]).astype(np.float32))
+        b = torch.tensor([cut.b for cut in cuts], dtype=torch.float32)
+        return self._density(w.to(self.w.device), b.to(self.b.device))
 
     def entropy(self) -> Tensor:
         """``(B,)`` [nats]; it grows with the number of weights."""
         constant = 0.5 * math.log(2.0 * math.pi * math.e)
         of_w = (self.log_std[0] + constant).expand(self.w.shape)
         return (self.log_std[1] + constant).expand(self.b.shape).index_add(0, self.graph, of_w)
+
+    def _density(self, w: Tensor, b: Tensor) -> Tensor:
+        half_log_two_pi = 0.5 * math.log(2.0 * math.pi)
+        std = self.log_std.exp()
+        of_w = -0.5 * ((w - self.w) / std[0]) ** 2 - self.log_std[0] - half_log_two_pi
+        of_b = -0.5 * ((b - self.b) / std[1]) ** 2 - self.log_std[1] - half_log_two_pi
+        return of_b.index_add(0, self.graph, of_w)
+
+    def _as_cuts(self, w: Tensor, b: Tensor) -> list[Cut]:
+        sizes = torch.bincount(self.graph, minlength=len(self.b)).cumsum(0)[:-1].tolist()
+        parts = np.split(w.detach().cpu().numpy(), sizes)
+        return [Cut(part, bias) for part, bias in zip(parts, b.tolist(), strict=True)]
 
 
 class CutPolicy(nn.Module):

@@ -8,17 +8,17 @@ import torch
 from ray.rllib.core.columns import Columns
 from ray.rllib.core.rl_module.torch.torch_rl_module import TorchRLModule
 
-from algorithms.boo.graphs import GraphBatch, tensors_as_cuts
+from algorithms.boo.graphs import GraphBatch
 from algorithms.boo.policy import CutPolicy
 
 DISTRIBUTION = "distribution"
-"""Entry of a training pass: a `CutDistribution`."""
+"""Entry of a training pass: a `Distribution`."""
 
 
 class BOOModule(TorchRLModule):
-    """`CutPolicy` on lists of graph observations.
+    """A policy on lists of graph observations: `CutPolicy`, or a baseline that is built like it.
 
-    `model_config` carries ``width``, ``rounds``, ``log_std``, ``supersede`` and ``seed``. ``batch["obs"]`` is a list of
+    `model_config` carries ``policy_class``, ``width``, ``rounds``, ``log_std``, ``supersede`` and ``seed``. ``batch["obs"]`` is a list of
     `GraphObservation`; ``actions`` come back as a list of `Cut`. While exploring, cuts are drawn by a generator of the
     module's own; otherwise they are the means.
     """
@@ -28,7 +28,7 @@ class BOOModule(TorchRLModule):
         space = self.observation_space
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config["seed"])
-            self.policy = CutPolicy(
+            self.policy: CutPolicy = config["policy_class"](
                 space.variable_features,
                 space.constraint_features,
                 config["width"],
@@ -39,24 +39,21 @@ class BOOModule(TorchRLModule):
         self.generator = torch.Generator().manual_seed(config["seed"])
 
     def _forward_inference(self, batch: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
-        graphs = batch[Columns.OBS]
-        distribution, _ = self.policy(GraphBatch.of(graphs, self._device))
-        return {Columns.ACTIONS: tensors_as_cuts(distribution.w, distribution.b, graphs)}
+        distribution, _ = self.policy(self._graph(batch))
+        return {Columns.ACTIONS: distribution.mode()}
 
     def _forward_exploration(self, batch: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
-        graphs = batch[Columns.OBS]
-        distribution, values = self.policy(GraphBatch.of(graphs, self._device))
-        w, b = distribution.sample(self.generator)
+        distribution, values = self.policy(self._graph(batch))
+        cuts, log_prob = distribution.sample(self.generator)
         return {
-            Columns.ACTIONS: tensors_as_cuts(w, b, graphs),
-            Columns.ACTION_LOGP: distribution.log_prob(w, b).tolist(),
+            Columns.ACTIONS: cuts,
+            Columns.ACTION_LOGP: log_prob.tolist(),
             Columns.VF_PREDS: values.tolist(),
         }
 
     def _forward_train(self, batch: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
-        distribution, values = self.policy(GraphBatch.of(batch[Columns.OBS], self._device))
+        distribution, values = self.policy(self._graph(batch))
         return {DISTRIBUTION: distribution, Columns.VF_PREDS: values}
 
-    @property
-    def _device(self) -> torch.device:
-        return self.policy.log_std.device
+    def _graph(self, batch: dict[str, Any]) -> GraphBatch:
+        return GraphBatch.of(batch[Columns.OBS], next(self.policy.parameters()).device)

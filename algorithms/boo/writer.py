@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from algorithms.boo.graphs import GraphBatch, tensors_as_cuts
+from algorithms.boo.graphs import GraphBatch
 from algorithms.boo.policy import CutPolicy
 from algorithms.common import checkpoint
 from envs.cutting_planes import Cut, GraphObservation
@@ -47,12 +47,14 @@ class CutWriter:
         """
         with torch.no_grad():
             distribution, _ = self.policy(GraphBatch.of(graphs))
-        return tensors_as_cuts(distribution.w, distribution.b, graphs)
+        cuts: list[Cut] = distribution.mode()
+        return cuts
 
     def save(self, folder: Path) -> None:
         """Write the policy into `folder` as one file."""
         state = {name: value.cpu().numpy() for name, value in self.policy.state_dict().items()}
         parts = {
+            "class": type(self.policy),
             "arguments": self.policy.arguments,
             "state": state,
             "env": self.env,
@@ -71,6 +73,6 @@ class CutWriter:
         if not (folder / FILE).is_file():
             raise checkpoint.CheckpointError(f"checkpoint: {folder} holds no {FILE}. Give one that BOO wrote.")
         parts = pickle.loads((folder / FILE).read_bytes())
-        policy = CutPolicy(*parts["arguments"])
+        policy = parts["class"](*parts["arguments"])
         policy.load_state_dict({name: torch.from_numpy(value) for name, value in parts["state"].items()})
         return CutWriter(policy.eval(), parts["env"], parts["env_config"])

@@ -1,0 +1,1 @@
+"""What the five lines of work are compared with."""
