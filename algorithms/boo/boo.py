@@ -101,7 +101,9 @@ class BOO(Algorithm):
         config = self.config
         values = [np.array(e.get_extra_model_outputs(Columns.VF_PREDS), dtype=np.float64) for e in episodes]
         advantages = [
-            generalised_advantages(np.array(e.get_rewards(), dtype=np.float64), v, config.gamma, config.lambda_)
+            generalised_advantages(
+                np.array(e.get_rewards(), dtype=np.float64), v, config.gamma, config.lambda_
+            )
             for e, v in zip(episodes, values, strict=True)
         ]
         targets = np.concatenate([a + v for a, v in zip(advantages, values, strict=True)])

@@ -44,7 +44,7 @@ class BOOConfig(AlgorithmConfig):
         self.width = 64
         self.rounds = 4
         self.log_std = -0.5
-        self.supersede = 2.0
+        self.supersede = 1.5
         # PPO.
         self.gamma = 1.0
         self.lambda_ = 0.95
@@ -118,7 +118,7 @@ class BOOConfig(AlgorithmConfig):
                 f"group_size: is {self.group_size}, which does not divide num_envs_per_env_runner "
                 f"({self.num_envs_per_env_runner})."
             )
-        if not issubclass(self.env_runner_cls or CutEnvRunner, CutEnvRunner):
+        if not issubclass(self.env_runner_cls, CutEnvRunner):
             self._value_error(f"env_runner_cls: is {self.env_runner_cls}; derive it from CutEnvRunner.")
 
     def make_env(self) -> gym.Env[Any, Any]:

@@ -96,7 +96,8 @@ class CutEnvRunner(SingleAgentEnvRunner):
         log(("plans", "infeasible"), self.env.infeasible, reduce="max")
 
     def assert_healthy(self) -> None:
-        assert self.env and self.module is not None
+        assert self.env is not None
+        assert self.module is not None
 
     # What the next episodes and cuts are drawn from, for checkpoints.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -94,12 +95,21 @@ def _starts(sizes: Sequence[int]) -> Any:
 
 
 def _messages(
-    values: Any, sources: Any, destinations: Any, size: tuple[int, int], device: str | torch.device, mean: bool = True
+    values: Any,
+    sources: Any,
+    destinations: Any,
+    size: tuple[int, int],
+    device: str | torch.device,
+    mean: bool = True,
 ) -> Messages:
     if mean:
         values = values / np.bincount(destinations, minlength=size[1])[destinations]
     matrix = csr_matrix((values.astype(np.float32), (destinations, sources)), shape=size[::-1])
     return Messages(*(_tensor(side, device) for side in (matrix, matrix.T.tocsr())))
+
+
+# Said once by PyTorch for every process, whatever one does with such tensors.
+warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta state")
 
 
 def _tensor(matrix: csr_matrix, device: str | torch.device) -> Tensor:

@@ -18,9 +18,9 @@ from algorithms.common.policy_gradient import Losses, clipped_surrogate
 class BOOLearner(TorchLearner):
     """Several epochs of clipped policy gradient on one batch of cuts.
 
-    Columns of a batch, one entry for each cut: ``obs`` (array of `GraphObservation`), ``actions`` (array of `Cut`, as
-    drawn), ``action_logp``, ``advantages``, ``value_targets``. A minibatch with a loss or gradient that is not finite is
-    left out and counted (metric ``skipped_minibatches``), so that weights stay finite.
+    Columns of a batch, one entry for each cut: ``obs`` (array of `GraphObservation`), ``actions`` (array of `Cut`,
+    as drawn), ``action_logp``, ``advantages``, ``value_targets``. A minibatch with a loss or gradient that is not
+    finite is left out and counted (metric ``skipped_minibatches``), so that weights stay finite.
     """
 
     def build(self) -> None:
@@ -52,7 +52,7 @@ class BOOLearner(TorchLearner):
             for minibatch in np.array_split(order, max(round(size / config.minibatch_size), 1)):
                 losses = self._losses({name: column[minibatch] for name, column in data.items()})
                 optimizer.zero_grad()
-                losses.total.backward()
+                losses.total.backward()  # type: ignore[no-untyped-call]
                 self._all_reduce(parameters)
                 norm = torch.nn.utils.clip_grad_norm_(parameters, config.grad_clip or torch.inf)
                 if not (torch.isfinite(losses.total) and torch.isfinite(norm)):

@@ -22,10 +22,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch_geometric.nn import MessagePassing
-from torch_geometric.nn.pool import global_mean_pool
+from torch_geometric.nn.pool import global_add_pool, global_mean_pool
 
 from algorithms.boo.graphs import GraphBatch, Messages
 from envs.cutting_planes import Cut
+from envs.cutting_planes.graph import CONSTRAINT_FEATURES
+
+IS_CUT = CONSTRAINT_FEATURES.index("is_cut")
 
 
 class _Product(torch.autograd.Function):
@@ -51,10 +54,12 @@ class EdgeWeightedConv(MessagePassing):
     def forward(self, x: Tensor, y: Tensor, messages: Messages) -> Tensor:
         """Features ``(destinations, width)`` from ``x (sources, width)`` and ``y (destinations, width)``."""
         total = self.propagate(messages.matrix, x=x, transposed=messages.transposed)
-        return self.own(y) + self.received(total)
+        out: Tensor = self.own(y) + self.received(total)
+        return out
 
     def message_and_aggregate(self, edge_index: Tensor, x: Tensor, transposed: Tensor) -> Tensor:
-        return _Product.apply(x, edge_index, transposed)
+        product: Tensor = _Product.apply(x, edge_index, transposed)  # type: ignore[no-untyped-call]
+        return product
 
 
 class MasterEncoder(nn.Module):
@@ -160,13 +165,10 @@ class CutPolicy(nn.Module):
     Args:
         variable_features, constraint_features: ``f_v`` and ``f_c``. width, rounds: see `MasterEncoder`.
         log_std: of the weights in the beginning.
-        supersede: slope of the bias in the beginning: the mean of ``b`` falls by this much for each variable that
-            carries cuts while an episode goes on, so that a cut binds alone until learning finds better. 0 starts
-            with biases around zero.
+        supersede: with each cut of an episode the mean of ``b`` begins this much lower, for each variable that carries
+            cuts. Weights of unit root mean square add up to their number at most, so that 1 or more lets the last cut
+            bind alone until learning finds better; 0 begins with biases around zero.
     """
-
-    PROGRESS = 3
-    """The column of the variables' features that says how many of the cuts were made (`VARIABLE_FEATURES`)."""
 
     def __init__(
         self,
@@ -175,7 +177,7 @@ class CutPolicy(nn.Module):
         width: int = 64,
         rounds: int = 4,
         log_std: float = -0.5,
-        supersede: float = 2.0,
+        supersede: float = 1.5,
     ) -> None:
         super().__init__()
         self.arguments = (variable_features, constraint_features, width, rounds, log_std, supersede)
@@ -201,8 +203,8 @@ class CutPolicy(nn.Module):
             ],
             dim=1,
         )
-        progress = global_mean_pool(graph.variables[:, self.PROGRESS : self.PROGRESS + 1], graph.variable_graph, graph.size)
+        made = global_add_pool(graph.constraints[:, IS_CUT], graph.constraint_graph, graph.size)
         carried = torch.bincount(graph.cut_graph, minlength=graph.size)
-        bias = self.bias(pooled)[:, 0] - self.supersede * carried * progress[:, 0]
+        bias = self.bias(pooled)[:, 0] - self.supersede * carried * made
         distribution = CutDistribution(self.weight(carriers)[:, 0], bias, self.log_std, graph.cut_graph)
         return distribution, self.value(pooled)[:, 0]

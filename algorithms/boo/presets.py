@@ -41,7 +41,14 @@ def job_shop_tuned() -> BOOConfig:
     config = BOOConfig()
     config.environment(
         JOB_SHOP,
-        env_config={"jobs": 60, "months": 12, "copies": 2, "cuts": 1, "replan": "cut", "settings": JOB_SHOP_MASTERS},
+        env_config={
+            "jobs": 60,
+            "months": 12,
+            "copies": 2,
+            "cuts": 1,
+            "replan": "cut",
+            "settings": JOB_SHOP_MASTERS,
+        },
     )
     config.env_runners(num_envs_per_env_runner=32)
     config.training(group_size=8, lr=1e-3, num_epochs=2, minibatch_size=128, entropy_coeff=0.0)

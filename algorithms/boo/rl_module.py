@@ -18,9 +18,9 @@ DISTRIBUTION = "distribution"
 class BOOModule(TorchRLModule):
     """A policy on lists of graph observations: `CutPolicy`, or a baseline that is built like it.
 
-    `model_config` carries ``policy_class``, ``width``, ``rounds``, ``log_std``, ``supersede`` and ``seed``. ``batch["obs"]`` is a list of
-    `GraphObservation`; ``actions`` come back as a list of `Cut`. While exploring, cuts are drawn by a generator of the
-    module's own; otherwise they are the means.
+    `model_config` carries ``policy_class``, ``width``, ``rounds``, ``log_std``, ``supersede`` and ``seed``.
+    ``batch["obs"]`` is a list of `GraphObservation`; ``actions`` come back as a list of `Cut`. While exploring, cuts
+    are drawn by a generator of the module's own; otherwise they are the distribution's modes.
     """
 
     def setup(self) -> None:

@@ -71,7 +71,9 @@ class CutWriter:
         """
         folder = checkpoint.verify(path)
         if not (folder / FILE).is_file():
-            raise checkpoint.CheckpointError(f"checkpoint: {folder} holds no {FILE}. Give one that BOO wrote.")
+            raise checkpoint.CheckpointError(
+                f"checkpoint: {folder} holds no {FILE}. Give one that BOO wrote."
+            )
         parts = pickle.loads((folder / FILE).read_bytes())
         policy = parts["class"](*parts["arguments"])
         policy.load_state_dict({name: torch.from_numpy(value) for name, value in parts["state"].items()})

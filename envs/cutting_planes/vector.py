@@ -25,6 +25,7 @@ class SteppingEnv(Protocol):
 
     observation_space: Any
     action_space: Any
+    np_random: np.random.Generator
     feasibility: FeasibilityCount
 
     @property
@@ -98,7 +99,8 @@ class CutVectorEnv(gym.vector.VectorEnv[Any, Any, Any]):
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[NDArray[np.object_], dict[str, Any]]:
         """Begin an episode in every environment. The leader of group g is seeded with ``seed + g``."""
-        self._last, infos = [], {}
+        self._last = []
+        infos: dict[str, Any] = {}
         for i, env in enumerate(self.envs):
             if i % self.group == 0:
                 own = None if seed is None else seed + i // self.group
@@ -134,7 +136,8 @@ class CutVectorEnv(gym.vector.VectorEnv[Any, Any, Any]):
                     pending.append((i, step, step.send(solution)))
                 except StopIteration as end:
                     results[i] = end.value
-        rewards, infos = np.zeros(self.num_envs), {}
+        rewards = np.zeros(self.num_envs)
+        infos: dict[str, Any] = {}
         truncated = np.zeros(self.num_envs, dtype=np.bool_)
         for i in active:
             self._last[i], rewards[i], self._over[i], truncated[i], info = results[i]

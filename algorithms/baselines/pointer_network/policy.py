@@ -15,7 +15,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch_geometric.nn.pool import global_mean_pool
@@ -80,7 +79,9 @@ class SelectionDistribution:
             else:
                 pointed = torch.multinomial(logp.exp(), 1, generator=generator)[:, 0]
             log_prob += torch.where(going, logp.gather(1, pointed[:, None])[:, 0], 0.0)
-            size = torch.cat([self.sizes, torch.full((count, 1), torch.inf)], dim=1).gather(1, pointed[:, None])
+            size = torch.cat([self.sizes, torch.full((count, 1), torch.inf)], dim=1).gather(
+                1, pointed[:, None]
+            )
             for i in going.nonzero()[:, 0].tolist():
                 orders[i].append(int(pointed[i]))
             going = going & (size[:, 0] <= room)
@@ -109,7 +110,9 @@ class SelectionDistribution:
             pointed[i, : len(order)] = torch.tensor(order)
         happened = torch.arange(steps) < torch.tensor([len(order) for order in orders])[:, None]
         taken = torch.nn.functional.one_hot(pointed, n + 1).float()
-        before = taken.cumsum(dim=1) - taken  # what was chosen before each step; the last, which ended it, is not
+        before = (
+            taken.cumsum(dim=1) - taken
+        )  # what was chosen before each step; the last, which ended it, is not
         before[..., n] = 0.0
         used = (before[..., :n] * self.sizes[:, None]).sum(dim=2)
         before = before * happened[..., None]
@@ -137,7 +140,7 @@ class PointerPolicy(nn.Module):
         width: int = 64,
         rounds: int = 4,
         log_std: float = -0.5,
-        supersede: float = 2.0,
+        supersede: float = 1.5,
     ) -> None:
         super().__init__()
         self.arguments = (variable_features, constraint_features, width, rounds, log_std, supersede)
@@ -152,14 +155,16 @@ class PointerPolicy(nn.Module):
         v, _ = self.encoder(graph)
         pooled = global_mean_pool(v, graph.variable_graph, graph.size)
         keys, present = to_dense_batch(self.keys(v), graph.variable_graph, batch_size=graph.size)
-        features, _ = to_dense_batch(graph.variables[:, [SIZE, ROOM]], graph.variable_graph, batch_size=graph.size)
+        features, _ = to_dense_batch(
+            graph.variables[:, [SIZE, ROOM]], graph.variable_graph, batch_size=graph.size
+        )
         items = torch.cat([keys, self.stop.expand(graph.size, 1, -1)], dim=1)
         room = features[:, 0, 1] * present.sum(dim=1)
         distribution = SelectionDistribution(items, features[..., 0], room, present, pooled, self)
         return distribution, self.value(pooled)[:, 0]
 
     def query(self, graph: Tensor, chosen: Tensor, items: Tensor, room: Tensor, capacity: Tensor) -> Tensor:
-        """``(B, T, width)`` from the graph ``(B, width)``, what was chosen ``(B, T, N + 1)`` and the room ``(B, T)``."""
+        """``(B, T, width)``, from the graph ``(B, width)``, the chosen ``(B, T, N + 1)`` and the room ``(B, T)``."""
         mean = (chosen @ items) / chosen.sum(dim=2, keepdim=True).clamp(min=1.0)
         left = (room / capacity.clamp(min=1e-6)[:, None])[..., None]
         return torch.as_tensor(
