@@ -7,7 +7,6 @@ plans stays what it is (`envs/cutting_planes/cuts.py`), and every plan is checke
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -33,6 +32,7 @@ from algorithms.boo.writer import CutWriter
 from algorithms.common import checkpoint
 from algorithms.common.episodes import EpisodeLog, EpisodeRecord
 from algorithms.common.policy_gradient import centred, generalised_advantages
+from algorithms.common.runners import players, reseed
 from envs.cutting_planes.graph import as_objects
 from solver_pool.pool import pool_bundles
 
@@ -84,6 +84,13 @@ class BOO(Algorithm):
         )
         self._report(episodes)
 
+    def restore_env_runners(self, env_runner_group: Any) -> list[int]:
+        """RLlib's, after which restarted runners play instances unseen so far."""
+        restored: list[int] = super().restore_env_runners(env_runner_group)
+        if restored:
+            reseed(env_runner_group, restored, self._counters["total_num_restored_workers"])
+        return restored
+
     def _sample(self) -> list[SingleAgentEpisode]:
         episodes, results = synchronous_parallel_sample(
             worker_set=self.env_runner_group,
@@ -121,17 +128,16 @@ class BOO(Algorithm):
 
     def _report(self, episodes: list[SingleAgentEpisode]) -> None:
         """The iteration as one record of the log, and what the solvers of all runners did."""
-        infeasible = sum(self._players(lambda runner: runner.env.infeasible))
-        new = infeasible - sum(record.unsafe_steps for record in self.episodes.finished)
+        infeasible = int(self.metrics.peek((ENV_RUNNER_RESULTS, "plans", "infeasible"), default=0))
         self.episodes.finished.append(
             EpisodeRecord(
                 reward=float(np.mean([e.get_return() for e in episodes])),
                 length=round(np.mean([len(e) for e in episodes])),
-                unsafe_steps=max(new, 0),
+                unsafe_steps=infeasible - sum(record.unsafe_steps for record in self.episodes.finished),
                 count=len(episodes),
             )
         )
-        for metrics in self._players(lambda runner: runner.env.pool.drain()):
+        for metrics in players(self.env_runner_group, lambda runner: runner.env.pool.drain()):
             for name, value in metrics.items():
                 how = {"reduce": "mean", "window": 1} if name.endswith("/utilisation") else {"reduce": "sum"}
                 self.metrics.log_value(("solver", *name.split("/")), value, **how)
@@ -149,7 +155,7 @@ class BOO(Algorithm):
         if components is None:
             state["boo"] = {
                 "episodes": self.episodes.get_state(),
-                "runners": dict(self._players(lambda runner: runner.generators())),
+                "runners": dict(players(self.env_runner_group, lambda runner: runner.generators())),
             }
         return state
 
@@ -158,13 +164,7 @@ class BOO(Algorithm):
         if "boo" in state:
             self.episodes.set_state(state["boo"]["episodes"])
             generators = state["boo"]["runners"]
-            self._players(lambda runner: runner.set_generators(generators))
-
-    def _players(self, call: Callable[[Any], Any]) -> list[Any]:
-        """Call a function on every runner that plays: the local one, or the remote ones if there are any."""
-        alone = self.env_runner_group.num_remote_workers() == 0
-        results: list[Any] = self.env_runner_group.foreach_env_runner(call, local_env_runner=alone)
-        return results
+            players(self.env_runner_group, lambda runner: runner.set_generators(generators))
 
     def save_to_path(self, path: Any = None, **kwargs: Any) -> str:
         """Save everything, the policy for deployment, and a manifest that detects damage."""

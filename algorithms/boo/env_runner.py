@@ -34,6 +34,7 @@ class CutEnvRunner(SingleAgentEnvRunner):
         self.num_envs = count
         self._needs_initial_reset = True
         self._rounds = 0
+        self._counted = np.zeros(2, dtype=np.int64)  # plans checked and infeasible that were told about
         torch.set_num_threads(1)
 
     def make_module(self) -> None:
@@ -92,8 +93,10 @@ class CutEnvRunner(SingleAgentEnvRunner):
         if bounded.any():
             log(("master", "gap"), float(gaps[bounded].mean()), window=100)
         log(("master", "stood"), int((~bounded).sum()), reduce="lifetime_sum")
-        log(("plans", "checked"), self.env.checked, reduce="max")
-        log(("plans", "infeasible"), self.env.infeasible, reduce="max")
+        counted = np.array([self.env.checked, self.env.infeasible])
+        for name, new in zip(("checked", "infeasible"), (counted - self._counted).tolist(), strict=True):
+            log(("plans", name), new, reduce="lifetime_sum")
+        self._counted = counted
 
     def assert_healthy(self) -> None:
         assert self.env is not None

@@ -28,6 +28,7 @@ from algorithms.common import checkpoint
 from algorithms.common.connectors import Exploration, ShieldActions
 from algorithms.common.episodes import EpisodeLog
 from algorithms.common.replay import ReplayBuffer
+from algorithms.common.runners import players, reseed
 from algorithms.common.shield import SAFE_WITHIN
 from algorithms.omlt_ddpg.config import OMLTDDPGConfig
 from algorithms.safe.policy import PlainActor, SafePolicy
@@ -71,7 +72,7 @@ class OMLTDDPG(Algorithm):
         self._steps = 0
         runners = self.env_runner_group.num_remote_workers()
         if runners:
-            self._players(lambda runner: _divide_exploration(runner, runners))
+            players(self.env_runner_group, lambda runner: _divide_exploration(runner, runners))
         self._latest: dict[str, int] = {}  # serial number of the last transition of each episode under way
         self._renewed = 0
         self._owed = 0.0  # learner updates that the sampled steps have earned and not yet had
@@ -103,18 +104,12 @@ class OMLTDDPG(Algorithm):
         """RLlib's, after which restarted runners explore in their own ways and meet customers unseen so far."""
         restored: list[int] = super().restore_env_runners(env_runner_group)
         if restored:
-            runners, losses = (
-                env_runner_group.num_remote_workers(),
-                self._counters["total_num_restored_workers"],
-            )
-
-            def begin_anew(runner: Any) -> None:
-                _divide_exploration(runner, runners)
-                # Its seed would replay the episodes that it began with.
-                runner._seed = None if runner._seed is None else runner._seed + 1_000_003 * losses
-
+            runners = env_runner_group.num_remote_workers()
+            reseed(env_runner_group, restored, self._counters["total_num_restored_workers"])
             env_runner_group.foreach_env_runner(
-                begin_anew, local_env_runner=False, remote_worker_ids=restored
+                lambda runner: _divide_exploration(runner, runners),
+                local_env_runner=False,
+                remote_worker_ids=restored,
             )
         return restored
 
@@ -323,7 +318,7 @@ class OMLTDDPG(Algorithm):
                 "owed": self._owed,
                 "latest": self._latest,
                 "renewed": self._renewed,
-                "runners": self._players(_runner_state),
+                "runners": players(self.env_runner_group, _runner_state),
             }
         return state
 
@@ -337,14 +332,10 @@ class OMLTDDPG(Algorithm):
         self._steps, self._owed = own["steps"], own["owed"]
         self._latest, self._renewed = own["latest"], own["renewed"]
         runners = dict(own["runners"])
-        self._players(lambda runner: _continue_runner(runner, runners.get(runner.worker_index)))
+        players(
+            self.env_runner_group, lambda runner: _continue_runner(runner, runners.get(runner.worker_index))
+        )
         self._copy_weights()
-
-    def _players(self, call: Callable[[Any], Any]) -> list[Any]:
-        """Call a function on every runner that plays: the local one, or the remote ones if there are any."""
-        alone = self.env_runner_group.num_remote_workers() == 0
-        results: list[Any] = self.env_runner_group.foreach_env_runner(call, local_env_runner=alone)
-        return results
 
     def save_to_path(self, path: Any = None, **kwargs: Any) -> str:
         """Save everything, the SAFE policy for deployment, and a manifest that detects damage."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from algorithms.common.exploration import HeldIntentions
+from algorithms.common.schedules import decay
 from algorithms.omlt_ddpg.config import OMLTDDPGConfig
 from envs.inventory import DEFAULT, InventorySafeSet
 from envs.inventory.encoder import InventoryEncoder
@@ -47,8 +48,8 @@ def tuned(seed: int = 0) -> OMLTDDPGConfig:
         pessimism=0.0,
         activation="elu",
         critic_hidden=(64, 64),
-        critic_lr=_decay(2e-3, 0.1),
-        actor_lr=_decay(1e-3, 0.2),
+        critic_lr=decay(2e-3, 0.1, STEPS),
+        actor_lr=decay(1e-3, 0.2, STEPS),
         critic_weight_decay=0.05,
         tau=0.01,
         deployed_rate=0.002,
@@ -57,8 +58,3 @@ def tuned(seed: int = 0) -> OMLTDDPGConfig:
     )
     config.env_runners(rollout_fragment_length=DEFAULT.periods)
     return config
-
-
-def _decay(rate: float, factor: float, points: int = 9) -> list[list[float]]:
-    """Exponential decay from `rate` to ``factor * rate`` over the run, as RLlib's schedule."""
-    return [[STEPS * i / (points - 1), rate * factor ** (i / (points - 1))] for i in range(points)]
