@@ -31,7 +31,8 @@ class MasterSettings:
             ``"auto"`` too, unless the master is a knapsack, which is solved within microseconds.
         gap: at which the solver may stop: relative to phi, or absolute in units of the scaled objective, where one
             is a typical weight.
-        time_limit: [s] a solve. The best plan at the limit is feasible and therefore safe.
+        time_limit: [s] a solve. The best plan at the limit is feasible and therefore safe. 0 asks no solver: the plan
+            that stands, such as a heuristic's (`Master.suggest`), is the answer, which then repeats exactly.
         normalise: scale each w to unit root mean square. The weight of phi beside a known objective ``c'x`` is
             then fixed; without `c` only differences of b and the directions of w matter.
         tolerance: on rows, bounds and integrality of a plan.
@@ -53,10 +54,8 @@ class MasterSettings:
             raise InvalidSetting("solver", f"is {self.solver!r}", "Use 'auto', 'scip' or 'highs'.")
         if not 0 <= self.gap < np.inf:
             raise InvalidSetting("gap", f"is {self.gap}", "Give zero or more, such as 1e-3.")
-        if not 0 < self.time_limit < np.inf:
-            raise InvalidSetting(
-                "time_limit", f"is {self.time_limit} s", "Give a positive number of seconds."
-            )
+        if not 0 <= self.time_limit < np.inf:
+            raise InvalidSetting("time_limit", f"is {self.time_limit} s", "Give seconds, zero or more.")
         if not 1e-9 <= self.tolerance < 1:
             raise InvalidSetting("tolerance", f"is {self.tolerance}", "Choose a number in [1e-9, 1).")
 
@@ -64,7 +63,11 @@ class MasterSettings:
     def options(self) -> SolveOptions:
         """The same for the solver pool."""
         return SolveOptions(
-            self.solver, tolerance=self.tolerance, time_limit=self.time_limit, gap=self.gap, seed=self.seed
+            self.solver,
+            tolerance=self.tolerance,
+            time_limit=self.time_limit or None,
+            gap=self.gap,
+            seed=self.seed,
         )
 
 
@@ -164,6 +167,9 @@ class Master:
         if not self.cuts:
             raise InvalidSetting("cuts", "are none", "Add a cut first; `plan` is what stands without one.")
         started = time.perf_counter()
+        settled = self.settled()
+        if settled is not None:
+            return settled
         if self._kept is None:
             answer = self.accept(solve(self.with_cuts(), self.settings.options))
             return replace(answer, seconds=time.perf_counter() - started)
@@ -179,6 +185,28 @@ class Master:
             self._kept = _KeptScip(self.program, self.cut_variables, self.settings)
             status, point, gap = Status.ERROR, None, np.inf
         return self._take(status, point, gap, time.perf_counter() - started)
+
+    def settled(self) -> MasterSolution | None:
+        """The plan that stands as the answer, if no solver can do better, or none may be asked; else None.
+
+        No plan is worth more than what the surrogate reaches anywhere within the bounds of the variables.
+        """
+        started = time.perf_counter()
+        program, at = self.program, self.cut_variables
+        rows = cut_rows(self.cuts, program.c, program.low[at], program.high[at])
+        with np.errstate(invalid="ignore"):
+            known = np.nan_to_num(np.minimum(program.c * program.low, program.c * program.high), nan=0.0)
+        bound = rows.high - 1.0 - float(known.sum()) / rows.scale
+        value = float(
+            (rows.biases + rows.weights @ self._plan[at]).min() - program.c @ self._plan / rows.scale
+        )
+        gap = abs(bound - value) / max(1.0, abs(value))
+        closed = gap <= self.settings.gap
+        if not closed and self.settings.time_limit:
+            return None
+        phi = min(cut.value(self._plan[at]) for cut in self.cuts)
+        status = Status.OPTIMAL if closed else Status.FEASIBLE
+        return MasterSolution(self.plan, phi, gap, status, time.perf_counter() - started, len(self.cuts))
 
     def accept(self, solution: Solution) -> MasterSolution:
         """Take the answer to `with_cuts` from whoever solved it."""

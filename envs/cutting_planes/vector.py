@@ -127,11 +127,10 @@ class CutVectorEnv(gym.vector.VectorEnv[Any, Any, Any]):
             step = self.envs[i].stepping(actions[i])
             pending.append((i, step, next(step)))  # a step begins with a master
         while pending:
-            answers = self.pool.solve([m.with_cuts() for _, _, m in pending], pending[0][2].settings.options)
+            solutions = self._solved([master for _, _, master in pending])
+            self.solutions += solutions
             waiting, pending = pending, []
-            for (i, step, master), answer in zip(waiting, answers, strict=True):
-                solution = master.accept(answer)
-                self.solutions.append(solution)
+            for (i, step, _), solution in zip(waiting, solutions, strict=True):
                 try:
                     pending.append((i, step, step.send(solution)))
                 except StopIteration as end:
@@ -143,6 +142,18 @@ class CutVectorEnv(gym.vector.VectorEnv[Any, Any, Any]):
             self._last[i], rewards[i], self._over[i], truncated[i], info = results[i]
             infos = self._add_info(infos, info, i)
         return as_objects(self._last), rewards, self._over.copy(), truncated, infos
+
+    def _solved(self, masters: Sequence[Master]) -> list[MasterSolution]:
+        """The solutions of masters, of which those that need a solver go to the pool together."""
+        found = [master.settled() for master in masters]
+        open_ = [master for master, solution in zip(masters, found, strict=True) if solution is None]
+        answers = iter(
+            self.pool.solve([m.with_cuts() for m in open_], open_[0].settings.options) if open_ else ()
+        )
+        return [
+            master.accept(next(answers)) if solution is None else solution
+            for master, solution in zip(masters, found, strict=True)
+        ]
 
     def close_extras(self, **kwargs: Any) -> None:
         self.pool.close()

@@ -16,15 +16,26 @@ from envs.cutting_planes.graph import VARIABLE_FEATURES, CutSpace, GraphBuilder,
 from envs.cutting_planes.master import MasterSettings
 from envs.errors import InvalidSetting
 from envs.job_shop.instance import DELAY_PROBABILITIES, OPERATIONS, draw_delays, draw_job_shop
+from envs.job_shop.milp import busy_machines
 from envs.job_shop.planning import SETTINGS, Planner
+from envs.job_shop.simulation import NEVER
+from solver_pool.problem import MixedIntegerProgram
 
 Replan: TypeAlias = Literal["reuse", "cut"]
+
+Observe: TypeAlias = Literal["master", "jobs"]
 
 JOB_FEATURES = (
     "is_job", "duration_0", "duration_1", "duration_2", "operations_left", "ready", "running", "delay_probability",
     *(f"class_{c}" for c in range(len(DELAY_PROBABILITIES))),
+    "work_left", "slack", "open_delays", "expected_delays", "free_copies",
 )  # fmt: skip
-"""Of the variable y_j; zero elsewhere. Durations are over 3 months, times over T."""
+"""Of the variable y_j; zero elsewhere. Durations are over 3 months, times over T.
+
+``work_left`` is what the operations still to start should take, ``slack`` what would remain to T after it;
+``open_delays`` counts operations whose delay is not known yet, the running one included, ``expected_delays`` those
+times the probability of each, both over 3; ``free_copies`` is the share of machines of the next operation's type that
+are free in this month."""
 
 START_FEATURES = ("is_start", *(f"machine_{m}" for m in range(OPERATIONS)), "start", "duration")
 """Of a variable X[g, m, t]; zero elsewhere."""
@@ -43,7 +54,9 @@ class JobShopEnv(gym.Env[GraphObservation, Cut]):
     the K-th step plays the episode to its end. With ``replan="cut"`` each planning moment asks for K new cuts. The
     reward is the profit of jobs that finished during the step; the return is the episode's profit.
 
-    Observation: the aggregated master as a `GraphObservation`, whose variables have `FEATURES`; its size varies.
+    Observation: the aggregated master as a `GraphObservation`, whose variables have `FEATURES`; its size varies. With
+    ``observe="jobs"`` it is smaller ("a relevant subset of the original state", seed 001): the jobs alone, under three
+    rows that the master implies, the machine months of each type (`machine_months`).
     Action: a `Cut` over the J jobs, or the flat vector ``(w, b)`` of ``J + 1`` numbers.
 
     ``info``: ``month``; ``profit`` so far; ``finished`` jobs; ``solves`` in this episode; ``infeasible_plans`` since
@@ -52,7 +65,7 @@ class JobShopEnv(gym.Env[GraphObservation, Cut]):
     Args:
         jobs, months, copies: J, T and M; the paper's are 200, 12 and 4.
         cuts: K.
-        replan: ``"reuse"`` or ``"cut"``.
+        replan: ``"reuse"`` or ``"cut"``. observe: ``"master"`` or ``"jobs"``.
         settings: of the masters.
 
     Attributes:
@@ -72,13 +85,16 @@ class JobShopEnv(gym.Env[GraphObservation, Cut]):
         copies: int = 2,
         cuts: int = 1,
         replan: Replan = "reuse",
+        observe: Observe = "master",
         settings: MasterSettings = SETTINGS,
     ) -> None:
         if cuts < 1:
             raise InvalidSetting("cuts", f"is {cuts}", "Make at least one cut at each planning moment.")
         if replan not in ("reuse", "cut"):
             raise InvalidSetting("replan", f"is {replan!r}", "Use 'reuse' or 'cut'.")
-        self._size = (jobs, months, copies)
+        if observe not in ("master", "jobs"):
+            raise InvalidSetting("observe", f"is {observe!r}", "Use 'master' or 'jobs'.")
+        self._size, self._observed = (jobs, months, copies), observe
         draw_job_shop(np.random.default_rng(0), *self._size)  # its errors, before training starts
         self._cuts, self._replan, self._settings = cuts, replan, settings
         self.feasibility = FeasibilityCount()
@@ -141,12 +157,16 @@ class JobShopEnv(gym.Env[GraphObservation, Cut]):
 
     def _builder(self) -> GraphBuilder:
         model = self.planner.model
-        return GraphBuilder(model.program, model.cut_variables, features(self.planner))
+        program, shown = model.program, features(self.planner)
+        if self._observed == "jobs":
+            program, shown = machine_months(self.planner), shown[: len(model.cut_variables)]
+        return GraphBuilder(program, model.cut_variables, shown)
 
     def _observe(self) -> GraphObservation:
         master = self.planner.master
         # The plan is 0 until a cut was answered, as in every cutting-plane episode.
-        return self._graph.observe(master.plan, master.cuts, self._cuts)
+        plan = master.plan if self._observed == "master" else master.plan[master.cut_variables]
+        return self._graph.observe(plan, master.cuts, self._cuts)
 
     def _info(self) -> dict[str, Any]:
         simulation = self.planner.simulation
@@ -159,17 +179,45 @@ class JobShopEnv(gym.Env[GraphObservation, Cut]):
         }
 
 
+def machine_months(planner: Planner) -> MixedIntegerProgram:
+    """The jobs y under what the master implies for them: for each type m of machine, ::
+
+        sum_j o[j, m] y_j  <=  machine months of type m that are free from now to T
+
+    over the jobs that can still be finished and their operations still to start.
+    """
+    instance, state, model = planner.instance, planner.state, planner.model
+    jobs, high = len(instance), model.program.high[: len(instance)]
+    ahead = np.arange(OPERATIONS) >= state.stage[:, None]
+    free = np.maximum(instance.copies - busy_machines(instance, state)[:, state.month :], 0).sum(axis=1)
+    return MixedIntegerProgram(
+        c=np.zeros(jobs), A=(instance.durations * ahead * high[:, None]).T.astype(np.float64),
+        row_low=np.full(OPERATIONS, -np.inf), row_high=free.astype(np.float64),
+        low=np.zeros(jobs), high=high, integer=np.ones(jobs, dtype=np.bool_),
+    )  # fmt: skip
+
+
 def features(planner: Planner) -> Array:
     """`FEATURES` of the variables of the planner's present master, ``(n, f)``."""
     instance, state, model = planner.instance, planner.state, planner.model
     jobs, horizon = len(instance), instance.months
     out = np.zeros((len(model.program.c), len(FEATURES)))
     stage, ready = state.stage, state.ready
+    started = state.start != NEVER
     running = (state.end > state.month).any(axis=1)
+    ahead = np.arange(OPERATIONS) >= stage[:, None]
+    work_left = (instance.durations * ahead).sum(axis=1)
+    # An operation that runs longer than it should has shown its delay.
+    on_time = started & (state.end > state.month) & (state.end - state.start == instance.durations)
+    open_delays = ahead.sum(axis=1) + on_time.sum(axis=1)
+    busy = busy_machines(instance, state)[:, min(state.month, horizon - 1)]
+    free_copies = np.maximum(instance.copies - busy, 0)[np.minimum(stage, OPERATIONS - 1)] / instance.copies
     out[:jobs, : len(JOB_FEATURES)] = np.column_stack(
         [
             np.ones(jobs), instance.durations / 3.0, (OPERATIONS - stage) / OPERATIONS, ready / horizon, running,
             instance.delay_probability, np.eye(len(DELAY_PROBABILITIES))[instance.classes],
+            work_left / horizon, (horizon - ready - work_left) / horizon, open_delays / OPERATIONS,
+            open_delays * instance.delay_probability / OPERATIONS, free_copies,
         ]
     )  # fmt: skip
     if model.columns:

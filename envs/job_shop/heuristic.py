@@ -23,7 +23,8 @@ def list_schedule(
     """Planned starts ``(J, 3)`` that are good for ``min_k b_k + w_k'y``; `NEVER` for what is not planned.
 
     Jobs are placed one after another, each operation as early as it fits; the order begins with weight per month of
-    work and is improved by exchanges of two jobs, each kept unless it is worse.
+    work and is improved by exchanges of two jobs, each kept unless it is worse. Where all jobs worth planning found
+    their place no exchange is tried: it could not gain, and would let them start in any order.
     """
     stage, ready = state.stage, state.ready
     left = np.array([instance.durations[j, stage[j] :].sum() for j in range(len(instance))])
@@ -67,21 +68,29 @@ def _place(order: Any, durations: Any, stage: Any, ready: Any, free: Any, starts
 def _search(order: Any, durations: Any, stage: Any, ready: Any, free: Any, W: Any, b: Any, swaps: Any) -> Any:
     starts, best = np.full(durations.shape, NEVER), np.full(durations.shape, NEVER)
     best_value = b.min()
+    wanted = True  # by every cut, so that all jobs together are the best there can be
+    for row in range(len(b)):
+        for j in order:
+            wanted = wanted and W[row, j] >= 0.0
     for s in range(len(swaps) + 1):
         if s:
             i, k = swaps[s - 1]
             order[i], order[k] = order[k], order[i]
         _place(order, durations, stage, ready, free, starts)
-        value = np.inf
+        value, placed = np.inf, True
         for row in range(len(b)):
             total = b[row]
             for j in order:
                 if starts[j, OPERATIONS - 1] != NEVER:
                     total += W[row, j]
+                else:
+                    placed = False
             value = min(value, total)
         if value >= best_value:
             best_value = value
             best[:] = starts
+            if wanted and placed:
+                break
         elif s:
             order[i], order[k] = order[k], order[i]
     return best

@@ -243,6 +243,32 @@ def test_a_heuristics_plan_stands_only_if_feasible_and_better(solver: str) -> No
     assert master.solve().phi >= master.cuts[0].value(ranked[-1])
 
 
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_no_solver_is_asked_where_none_can_do_better(solver: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    program = knapsack(6, 0)
+    every = plans(program)
+    wanted = every[np.argmax(every.sum(axis=1))]
+    master = Master(program, settings=EXACT[solver])
+    master.add(Cut(np.append(2.0 * wanted[:-1] - 1.0, 0.0), 0.0))
+    assert master.settled() is None, "the plan that stands does not reach the surrogate's maximum"
+    master.suggest(wanted)
+    solution = master.settled()
+    assert solution is not None
+    assert (solution.status, solution.gap) == (Status.OPTIMAL, pytest.approx(0.0, abs=1e-12))
+    np.testing.assert_array_equal(solution.plan, wanted)
+    np.testing.assert_array_equal(master.solve().plan, wanted)
+
+
+def test_a_limit_of_zero_takes_the_plan_that_stands_and_knows_its_gap() -> None:
+    program = knapsack(6, 1)
+    master = Master(program, settings=MasterSettings("highs", time_limit=0.0, normalise=False))
+    cut = master.add(Cut(np.append(np.ones(6), 0.0), 0.0))
+    solution = master.solve()
+    best = max(cut.value(plan) for plan in plans(program))
+    assert solution.status == Status.FEASIBLE
+    assert solution.phi + solution.gap * max(1.0, abs(solution.phi)) >= best
+
+
 def test_a_plan_that_lies_about_itself_is_not_executed(caplog: pytest.LogCaptureFixture) -> None:
     master = Master(knapsack(6, 0))
     master.add(np.ones(8))
@@ -500,7 +526,7 @@ def test_what_is_no_linear_model_is_refused() -> None:
         (lambda: Master(knapsack(4, 0)).solve(), "cuts: are none"),
         (lambda: MasterSettings(solver="cplex"), "solver: is 'cplex'"),  # type: ignore[arg-type]
         (lambda: MasterSettings(gap=-1), "gap: is -1"),
-        (lambda: MasterSettings(time_limit=0), "time_limit: is 0 s"),
+        (lambda: MasterSettings(time_limit=-1), "time_limit: is -1 s"),
         (lambda: MasterSettings(tolerance=0), "tolerance: is 0"),
         (lambda: quadratic(4, 0, cuts=0), "cuts: is 0"),
         (lambda: quadratic(4, 0, reward="sometimes"), "reward: is 'sometimes'"),

@@ -37,7 +37,7 @@ from envs.job_shop import (
     schedule_model,
     true_profits,
 )
-from envs.job_shop.env import FEATURES, JOB_FEATURES
+from envs.job_shop.env import FEATURES, JOB_FEATURES, machine_months
 from envs.job_shop.heuristic import list_schedule
 from envs.job_shop.planning import SETTINGS
 from solver_pool.backends import highs
@@ -406,6 +406,44 @@ def test_the_observation_shows_jobs_and_starts_but_no_profits() -> None:
     stages = env.planner.state.stage
     assert stages.max() > 0
     np.testing.assert_allclose(later.variables[:10, len(VARIABLE_FEATURES) + 4], (3 - stages) / 3, rtol=1e-6)
+
+
+def test_the_jobs_alone_are_observed_under_rows_that_the_master_implies() -> None:
+    env = JobShopEnv(30, copies=1, replan="cut", observe="jobs", settings=EXACT)
+    graph, _ = env.reset(seed=5)
+    over, rng = False, np.random.default_rng(0)
+    while not over:
+        assert env.observation_space.contains(graph)
+        assert graph.variables.shape[0] == 30
+        assert graph.constraints.shape[0] == 3
+        rows, planner = machine_months(env.planner), env.planner
+        before = planner.simulation.state()
+        step = env.stepping(np.append(rng.standard_normal(30), 0.0))
+        master = next(step)
+        plan = master.solve().plan[:30]  # any plan of the master's satisfies them
+        assert (rows.A @ plan <= rows.row_high + 1e-9).all()
+        ahead = np.arange(3) >= before.stage[:, None]
+        work = (planner.instance.durations * ahead).sum(axis=1)
+        own = graph.variables[:, len(VARIABLE_FEATURES) :]
+        at = {name: own[:, FEATURES.index(name)] for name in ("work_left", "slack", "open_delays")}
+        np.testing.assert_allclose(at["work_left"] * 12, work, rtol=1e-6)
+        np.testing.assert_allclose(at["slack"] * 12, 12 - before.ready - work, atol=1e-5)
+        running = (before.start >= 0) & (before.end > before.month)
+        delayed = before.end - before.start > planner.instance.durations
+        np.testing.assert_allclose(
+            at["open_delays"] * 3, (ahead | (running & ~delayed)).sum(axis=1), rtol=1e-6
+        )
+        with pytest.raises(StopIteration) as end:
+            step.send(master.solve())
+        graph, _, over, _, _ = end.value.value
+
+
+def test_a_list_schedule_that_places_every_job_keeps_the_order_of_its_weights() -> None:
+    """Exchanges could not gain, and would let the jobs start in any order."""
+    instance = JobShop(np.ones((6, 3), dtype=np.int64), np.zeros(6, dtype=np.int64), months=12, copies=1)
+    w = np.array([1.0, 6.0, 2.0, 5.0, 3.0, 4.0])
+    starts = list_schedule(instance, at_start(instance), [Cut(w, 0.0)], np.random.default_rng(0))
+    assert np.argsort(starts[:, 0]).tolist() == np.argsort(-w).tolist()
 
 
 def test_gymnasium_accepts_the_registered_environment() -> None:
