@@ -45,6 +45,7 @@ class BOOConfig(AlgorithmConfig):
         self.rounds = 4
         self.log_std = -0.5
         self.supersede = 1.5
+        self.prior = 0.0
         # PPO.
         self.gamma = 1.0
         self.lambda_ = 0.95
@@ -73,6 +74,7 @@ class BOOConfig(AlgorithmConfig):
         rounds: int = NotProvided,
         log_std: float = NotProvided,
         supersede: float = NotProvided,
+        prior: float = NotProvided,
         lambda_: float = NotProvided,
         clip_param: float = NotProvided,
         vf_loss_coeff: float = NotProvided,
@@ -88,6 +90,7 @@ class BOOConfig(AlgorithmConfig):
             width, rounds: of the graph network's features, and of messages.
             log_std: of the weights of a cut, in the beginning.
             supersede: how far below the last one a cut begins, for each variable that it weighs; see `CutPolicy`.
+            prior: mean of the weights of a cut in the beginning.
             lambda_: of the generalised advantage estimate.
             clip_param, vf_loss_coeff, entropy_coeff: of PPO's loss.
             group_size: episodes that play each instance (with the same luck), whose advantages are centred by the
@@ -134,6 +137,6 @@ class BOOConfig(AlgorithmConfig):
     @property
     def _model_config_auto_includes(self) -> dict[str, Any]:
         included: dict[str, Any] = super()._model_config_auto_includes
-        names = ("policy_class", "width", "rounds", "log_std", "supersede")
+        names = ("policy_class", "width", "rounds", "log_std", "supersede", "prior")
         own = {name: getattr(self, name) for name in names}
         return included | own | {"seed": self.seed or 0}

@@ -168,6 +168,8 @@ class CutPolicy(nn.Module):
         supersede: with each cut of an episode the mean of ``b`` begins this much lower, for each variable that carries
             cuts. Weights of unit root mean square add up to their number at most, so that 1 or more lets the last cut
             bind alone until learning finds better; 0 begins with biases around zero.
+        prior: mean of the weights in the beginning: 1 maximises the sum of the cut variables, as a solver would that
+            knows nothing else; 0 nothing in particular.
     """
 
     def __init__(
@@ -178,9 +180,10 @@ class CutPolicy(nn.Module):
         rounds: int = 4,
         log_std: float = -0.5,
         supersede: float = 1.5,
+        prior: float = 0.0,
     ) -> None:
         super().__init__()
-        self.arguments = (variable_features, constraint_features, width, rounds, log_std, supersede)
+        self.arguments = (variable_features, constraint_features, width, rounds, log_std, supersede, prior)
         self.encoder = MasterEncoder(variable_features, constraint_features, width, rounds)
         self.weight = nn.Linear(width, 1)
         self.bias = nn.Linear(2 * width, 1)
@@ -191,6 +194,7 @@ class CutPolicy(nn.Module):
             for head in (self.weight, self.bias):
                 head.weight *= 0.1
                 head.bias.zero_()
+            self.weight.bias += prior
 
     def forward(self, graph: GraphBatch) -> tuple[CutDistribution, Tensor]:
         """The distribution of the next cut of each master, and the value ``(B,)`` of its state."""

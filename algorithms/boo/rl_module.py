@@ -18,7 +18,7 @@ DISTRIBUTION = "distribution"
 class BOOModule(TorchRLModule):
     """A policy on lists of graph observations: `CutPolicy`, or a baseline that is built like it.
 
-    `model_config` carries ``policy_class``, ``width``, ``rounds``, ``log_std``, ``supersede`` and ``seed``.
+    `model_config` carries ``policy_class``, ``width``, ``rounds``, ``log_std``, ``supersede``, ``prior`` and ``seed``.
     ``batch["obs"]`` is a list of `GraphObservation`; ``actions`` come back as a list of `Cut`. While exploring, cuts
     are drawn by a generator of the module's own; otherwise they are the distribution's modes.
     """
@@ -35,6 +35,7 @@ class BOOModule(TorchRLModule):
                 config["rounds"],
                 config["log_std"],
                 config["supersede"],
+                config["prior"],
             )
         self.generator = torch.Generator().manual_seed(config["seed"])
 

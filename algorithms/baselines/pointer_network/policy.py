@@ -141,9 +141,10 @@ class PointerPolicy(nn.Module):
         rounds: int = 4,
         log_std: float = -0.5,
         supersede: float = 1.5,
+        prior: float = 0.0,
     ) -> None:
         super().__init__()
-        self.arguments = (variable_features, constraint_features, width, rounds, log_std, supersede)
+        self.arguments = (variable_features, constraint_features, width, rounds, log_std, supersede, prior)
         self.encoder = MasterEncoder(variable_features, constraint_features, width, rounds)
         self.keys = nn.Linear(width, width)
         self.stop = nn.Parameter(torch.zeros(width))
