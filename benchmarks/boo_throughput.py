@@ -43,11 +43,11 @@ def workloads(quick: bool) -> dict[str, tuple[Callable[[], list[Any]], float, in
     n, rounds = (16, 2) if quick else (64, 4)
     return {
         "knapsack (K = 2, the last cut binds)": (
-            lambda: [PackingEnv(50, cuts=2, couplings=True) for _ in range(n)], 1.5, rounds
+            lambda: [PackingEnv(50, cuts=2, couplings=True) for _ in range(n)], 2.0, rounds
         ),
         "two binding cuts (K = 2)": (lambda: [PackingEnv(50, cuts=2, couplings=True) for _ in range(n)], 0.0, rounds),
         "job shop, J = 60": (
-            lambda: [JobShopEnv(60, cuts=1, settings=SCHEDULES) for _ in range(n // 4)], 1.5, 1
+            lambda: [JobShopEnv(60, cuts=1, settings=SCHEDULES) for _ in range(n // 4)], 2.0, 1
         ),
     }  # fmt: skip
 

@@ -425,7 +425,8 @@ class MixedIntegerProgram:
             return False
         binary = (self.low == 0.0) & (self.high == 1.0)
         sides = int(np.isfinite(self.row_low[0])) + int(np.isfinite(self.row_high[0]))
-        return sides == 1 and bool((binary | (self.low == self.high)).all())
+        fixed = (self.low == self.high) & (self.low == np.round(self.low))
+        return sides == 1 and bool((binary | fixed).all())
 
 
 @dataclass(frozen=True, eq=False)

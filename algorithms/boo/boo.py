@@ -161,6 +161,11 @@ class BOO(Algorithm):
 
     def set_state(self, state: dict[str, Any]) -> None:
         super().set_state(state)
+        # RLlib's runners pass over weights that are older than their own; a checkpoint's may be.
+        self.env_runner_group.foreach_env_runner(_accept_older_weights)
+        self.env_runner_group.sync_weights(
+            from_worker_or_learner_group=self.learner_group, inference_only=True
+        )
         if "boo" in state:
             self.episodes.set_state(state["boo"]["episodes"])
             generators = state["boo"]["runners"]
@@ -181,3 +186,7 @@ class BOO(Algorithm):
         """
         checkpoint.verify(str(path))
         super().restore_from_path(path, *args, **kwargs)
+
+
+def _accept_older_weights(runner: Any) -> None:
+    runner._weights_seq_no = 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import gymnasium as gym
@@ -44,7 +45,7 @@ class BOOConfig(AlgorithmConfig):
         self.width = 64
         self.rounds = 4
         self.log_std = -0.5
-        self.supersede = 1.5
+        self.supersede = 2.0
         self.prior = 0.0
         # PPO.
         self.gamma = 1.0
@@ -110,6 +111,16 @@ class BOOConfig(AlgorithmConfig):
         for name in ("width", "rounds", "num_epochs", "minibatch_size", "clip_param", "group_size"):
             if not (getattr(self, name) or 0) > 0:
                 self._value_error(f"{name}: is {getattr(self, name)}; it must be positive.")
+        if self.grad_clip is not None and not self.grad_clip > 0:
+            self._value_error(
+                f"grad_clip: is {self.grad_clip}; it must be positive, or None for no clipping."
+            )
+        rates = [self.lr] if isinstance(self.lr, int | float) else [rate for _, rate in self.lr]
+        if not all(0 <= rate < math.inf for rate in rates):
+            self._value_error(f"lr: is {self.lr}; rates must not be negative.")
+        for name in ("log_std", "prior"):
+            if not math.isfinite(getattr(self, name)):
+                self._value_error(f"{name}: is {getattr(self, name)}; it must be finite.")
         for name in ("gamma", "lambda_"):
             if not 0 <= getattr(self, name) <= 1:
                 self._value_error(f"{name}: is {getattr(self, name)}; it must lie in [0, 1].")

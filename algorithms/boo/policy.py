@@ -45,16 +45,16 @@ class _Product(torch.autograd.Function):
 
 
 class EdgeWeightedConv(MessagePassing):
-    """``y_i <- W y_i + W' sum_j e_ij x_j``: messages from sources x to destinations y along weighted edges."""
+    """``W' sum_j e_ij x_j``: messages from sources x along weighted edges; nothing where there is no edge."""
 
     def __init__(self, width: int) -> None:
         super().__init__(aggr="sum")
-        self.own, self.received = nn.Linear(width, width), nn.Linear(width, width, bias=False)
+        self.received = nn.Linear(width, width, bias=False)
 
-    def forward(self, x: Tensor, y: Tensor, messages: Messages) -> Tensor:
-        """Features ``(destinations, width)`` from ``x (sources, width)`` and ``y (destinations, width)``."""
+    def forward(self, x: Tensor, messages: Messages) -> Tensor:
+        """Features ``(destinations, width)`` from ``x (sources, width)``."""
         total = self.propagate(messages.matrix, x=x, transposed=messages.transposed)
-        out: Tensor = self.own(y) + self.received(total)
+        out: Tensor = self.received(total)
         return out
 
     def message_and_aggregate(self, edge_index: Tensor, x: Tensor, transposed: Tensor) -> Tensor:
@@ -74,19 +74,26 @@ class MasterEncoder(nn.Module):
         self.variables = nn.Linear(variable_features, width)
         self.constraints = nn.Linear(constraint_features, width)
 
-        def layers() -> nn.ModuleList:
+        def messages() -> nn.ModuleList:
             return nn.ModuleList([EdgeWeightedConv(width) for _ in range(rounds)])
 
-        self.to_constraints, self.to_variables, self.couplings = layers(), layers(), layers()
+        def own() -> nn.ModuleList:
+            return nn.ModuleList([nn.Linear(width, width) for _ in range(rounds)])
+
+        self.own_variables, self.own_constraints = own(), own()
+        self.to_constraints, self.to_variables, self.couplings = messages(), messages(), messages()
 
     def forward(self, graph: GraphBatch) -> tuple[Tensor, Tensor]:
         """Features ``(V, width)`` of the variables and ``(C, width)`` of the constraints."""
         v, c = self.variables(graph.variables).relu(), self.constraints(graph.constraints).relu()
-        for down, up, across in zip(self.to_constraints, self.to_variables, self.couplings, strict=True):
-            c = c + down(v, c, graph.to_constraints).relu()
-            message = up(c, v, graph.to_variables)
+        for own_v, own_c, down, up, across in zip(
+            self.own_variables, self.own_constraints, self.to_constraints, self.to_variables, self.couplings,
+            strict=True,
+        ):  # fmt: skip
+            c = c + (own_c(c) + down(v, graph.to_constraints)).relu()
+            message = own_v(v) + up(c, graph.to_variables)
             if graph.couplings is not None:
-                message = message + across(v, v, graph.couplings)
+                message = message + across(v, graph.couplings)
             v = v + message.relu()
         return v, c
 
@@ -166,8 +173,8 @@ class CutPolicy(nn.Module):
         variable_features, constraint_features: ``f_v`` and ``f_c``. width, rounds: see `MasterEncoder`.
         log_std: of the weights in the beginning.
         supersede: with each cut of an episode the mean of ``b`` begins this much lower, for each variable that carries
-            cuts. Weights of unit root mean square add up to their number at most, so that 1 or more lets the last cut
-            bind alone until learning finds better; 0 begins with biases around zero.
+            cuts. With 2, twice what weights of unit root mean square add up to at most, the last cut binds alone
+            until learning finds better; 0 begins with biases around zero.
         prior: mean of the weights in the beginning: 1 maximises the sum of the cut variables, as a solver would that
             knows nothing else; 0 nothing in particular.
     """
@@ -179,7 +186,7 @@ class CutPolicy(nn.Module):
         width: int = 64,
         rounds: int = 4,
         log_std: float = -0.5,
-        supersede: float = 1.5,
+        supersede: float = 2.0,
         prior: float = 0.0,
     ) -> None:
         super().__init__()
@@ -194,7 +201,7 @@ class CutPolicy(nn.Module):
             for head in (self.weight, self.bias):
                 head.weight *= 0.1
                 head.bias.zero_()
-            self.weight.bias += prior
+            self.weight.bias.fill_(prior)
 
     def forward(self, graph: GraphBatch) -> tuple[CutDistribution, Tensor]:
         """The distribution of the next cut of each master, and the value ``(B,)`` of its state."""

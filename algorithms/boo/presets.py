@@ -55,8 +55,8 @@ def job_shop_tuned(episodes: int = JOB_SHOP_EPISODES) -> BOOConfig:
 
     The jobs alone are observed, and in training the list schedule stands for the solver (a limit of 0 s), which repeats
     exactly and plays an episode in a tenth of a second; where few jobs are wanted it is optimal anyway. Eight episodes
-    share jobs and luck. Learning begins from the greedy plan, weights around 1. `episodes` is how long the learning rate
-    takes to fall.
+    share jobs and luck. Learning begins from the greedy plan, weights around 1. `episodes` is how long the learning
+    rate takes to fall.
     """
     config = BOOConfig()
     config.environment(

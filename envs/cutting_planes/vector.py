@@ -7,6 +7,7 @@ from typing import Any, ClassVar, Protocol
 
 import gymnasium as gym
 import numpy as np
+from gymnasium.error import ResetNeeded
 from gymnasium.vector import AutoresetMode
 from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
@@ -59,6 +60,7 @@ class CutVectorEnv(gym.vector.VectorEnv[Any, Any, Any]):
     metadata: ClassVar[dict[str, Any]] = {"autoreset_mode": AutoresetMode.DISABLED}
 
     def __init__(self, envs: Sequence[Any], pool: SolverPool, group: int = 1) -> None:
+        self.pool = pool  # first: whoever is refused below is closed all the same
         self.envs: list[SteppingEnv] = [getattr(env, "unwrapped", env) for env in envs]
         for env in self.envs:
             if not hasattr(env, "stepping"):
@@ -71,7 +73,7 @@ class CutVectorEnv(gym.vector.VectorEnv[Any, Any, Any]):
             raise InvalidSetting(
                 "group", f"is {group} for {len(envs)} environments", "Give a divisor of their number."
             )
-        self.pool, self.group, self.num_envs = pool, group, len(envs)
+        self.group, self.num_envs = group, len(envs)
         self.single_observation_space = self.envs[0].observation_space
         self.single_action_space = self.envs[0].action_space
         self.observation_space = batch_space(self.single_observation_space, self.num_envs)
@@ -98,12 +100,14 @@ class CutVectorEnv(gym.vector.VectorEnv[Any, Any, Any]):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[NDArray[np.object_], dict[str, Any]]:
-        """Begin an episode in every environment. The leader of group g is seeded with ``seed + g``."""
+        """Begin an episode in every environment; `seed` fixes the instances of every group, each another."""
         self._last = []
         infos: dict[str, Any] = {}
         for i, env in enumerate(self.envs):
             if i % self.group == 0:
-                own = None if seed is None else seed + i // self.group
+                # Sums of seed and number would repeat in the runners and runs with the seeds beside this one.
+                words = [] if seed is None else [seed, i // self.group]
+                own = int(np.random.SeedSequence(words).generate_state(1)[0]) if words else None
                 observation, info = env.reset(seed=own, options=options)
                 again = env.again
             else:
@@ -118,7 +122,13 @@ class CutVectorEnv(gym.vector.VectorEnv[Any, Any, Any]):
 
         Args:
             actions: ``(N,)`` of `Cut`; those of environments that wait may be None.
+
+        Raises:
+            InvalidSetting: for a cut that is not finite or has the wrong size. Nothing was solved; reset then.
+            ResetNeeded: before the first `reset`.
         """
+        if not self._last:
+            raise ResetNeeded("No episode has begun. Call reset() first.")
         active = np.flatnonzero(~self._over).tolist()
         results: dict[int, Result] = {}
         self.solutions = []

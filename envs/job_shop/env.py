@@ -220,12 +220,9 @@ def features(planner: Planner) -> Array:
             open_delays * instance.delay_probability / OPERATIONS, free_copies,
         ]
     )  # fmt: skip
-    if model.columns:
-        numbers = np.array([(c.machine, c.month, c.duration) for c in model.columns])
-        out[jobs:, len(JOB_FEATURES) : -1] = np.column_stack(
-            [
-                np.ones(len(numbers)), np.eye(OPERATIONS)[numbers[:, 0]], numbers[:, 1] / horizon, numbers[:, 2] / 3.0
-            ]
-        )  # fmt: skip
+    at = model.starts
+    out[jobs:, len(JOB_FEATURES) : -1] = np.column_stack(
+        [np.ones(len(at)), np.eye(OPERATIONS)[at.machine], at.month / horizon, at.duration / 3.0]
+    )
     out[:, -1] = state.month / horizon
     return out

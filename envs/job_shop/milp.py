@@ -23,7 +23,10 @@ Whatever the objective in y, its optimum is the full model's.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
 
 import numpy as np
 from scipy.sparse import csr_matrix
@@ -34,17 +37,20 @@ from solver_pool.problem import MixedIntegerProgram
 
 
 @dataclass(frozen=True, eq=False)
-class Column:
-    """``X[g, m, t]``, a whole number of starts.
+class Starts:
+    """The variables ``X[g, m, t]``, whole numbers of starts, one entry for each.
 
     Attributes:
         group: g. machine: m. month: t. duration: o[g, m] [months].
     """
 
-    group: int
-    machine: int
-    month: int
-    duration: int
+    group: Ints
+    machine: Ints
+    month: Ints
+    duration: Ints
+
+    def __len__(self) -> int:
+        return len(self.group)
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,18 +59,18 @@ class ScheduleModel:
 
     Attributes:
         program: with the empty plan as its start, which is always feasible.
-        columns: of the variables after y.
+        starts: of the variables after y.
         groups: jobs of each type, in order of their number.
     """
 
     program: MixedIntegerProgram
-    columns: tuple[Column, ...]
+    starts: Starts
     groups: tuple[Ints, ...]
 
     @property
     def cut_variables(self) -> Ints:
         """``(J,)``, the indices of y."""
-        return np.arange(len(self.program.c) - len(self.columns))
+        return np.arange(len(self.program.c) - len(self.starts))
 
     def schedule(self, plan: Array, priority: Array | None = None) -> Ints:
         """Planned starts ``(J, 3)`` of the operations that are still to start, `NEVER` for what is not planned.
@@ -78,28 +84,89 @@ class ScheduleModel:
         """
         jobs = len(self.cut_variables)
         chosen = np.round(plan[:jobs]) > 0
-        starts: dict[tuple[int, int], list[int]] = {}
-        for column, count in zip(self.columns, np.round(plan[jobs:]).astype(int), strict=True):
-            starts.setdefault((column.group, column.machine), []).extend([column.month] * int(count))
+        months: dict[tuple[int, int], list[int]] = {}
+        counts, at = np.round(plan[jobs:]).astype(np.int64), self.starts
+        for k in np.flatnonzero(counts).tolist():
+            months.setdefault((int(at.group[k]), int(at.machine[k])), []).extend(
+                [int(at.month[k])] * counts[k]
+            )
         out = np.full((jobs, OPERATIONS), NEVER)
-        for (g, m), months in starts.items():
+        for (g, m), planned in months.items():
             members = self.groups[g][chosen[self.groups[g]]]
             if priority is not None:
                 members = members[np.argsort(-priority[members], kind="stable")]
             # A job more than starts, or fewer, would be a plan that breaks its own rows.
-            for job, month in zip(members, sorted(months), strict=True):
+            for job, month in zip(members, sorted(planned), strict=True):
                 out[job, m] = month
         return out
 
     def plan(self, schedule: Ints) -> Array:
         """The plan ``(n,)`` of planned starts ``(J, 3)``: the inverse of `schedule`, up to who is served first."""
-        jobs = len(self.cut_variables)
+        jobs, at = len(self.cut_variables), self.starts
         plan = np.zeros(len(self.program.c))
         plan[:jobs] = (schedule != NEVER).any(axis=1)
-        months = {g: schedule[members] for g, members in enumerate(self.groups)}
-        for k, column in enumerate(self.columns):
-            plan[jobs + k] = np.count_nonzero(months[column.group][:, column.machine] == column.month)
+        group_of = np.zeros(jobs, dtype=np.int64)
+        for g, members in enumerate(self.groups):
+            group_of[members] = g
+        planned = np.zeros((max(len(self.groups), 1), OPERATIONS, schedule.max(initial=0) + 1))
+        job, machine = np.nonzero(schedule != NEVER)
+        np.add.at(planned, (group_of[job], machine, schedule[job, machine]), 1.0)
+        inside = np.flatnonzero(at.month < planned.shape[2])
+        plan[jobs + inside] = planned[at.group[inside], at.machine[inside], at.month[inside]]
         return plan
+
+
+@dataclass(frozen=True, eq=False)
+class _Block:
+    """Variables and rows of one type, numbered from 0; the same for every group of it, and kept.
+
+    Attributes:
+        machine, month, duration: ``(k,)``, of the variables.
+        row, column, value: entries of the rows of (13a, b, f) and (13e), those of the former without their ``-y_j``.
+        links: rows of (13a, b, f), equations. rows: how many in all.
+    """
+
+    machine: Ints
+    month: Ints
+    duration: Ints
+    row: Ints
+    column: Ints
+    value: Array
+    links: Ints
+    rows: int
+
+
+@lru_cache(maxsize=4096)
+def _block(stage: int, ready: int, left: tuple[int, ...], horizon: int) -> _Block:
+    """Of jobs that begin operation `stage` in month `ready` at the earliest; `left` are durations from there on."""
+    machine: list[int] = []
+    month: list[int] = []
+    duration: list[int] = []
+    windows: list[dict[int, int]] = []
+    for i, length in enumerate(left):
+        head, tail = ready + sum(left[:i]), sum(left[i:])
+        windows.append({t: len(month) + t - head for t in range(head, horizon - tail + 1)})
+        for t in windows[-1]:
+            machine.append(stage + i)
+            month.append(t)
+            duration.append(length)
+    entries: list[tuple[int, int, float]] = []
+    links, rows = [], 0
+    for i, window in enumerate(windows):
+        links.append(rows)
+        entries += [(rows, k, 1.0) for k in window.values()]
+        rows += 1
+        if i == 0:
+            continue
+        for t in window:
+            entries += [(rows, k, 1.0) for at, k in window.items() if at <= t]
+            entries += [(rows, k, -1.0) for at, k in windows[i - 1].items() if at <= t - left[i - 1]]
+            rows += 1
+    row, column, value = zip(*entries, strict=True)
+    return _Block(
+        np.array(machine), np.array(month), np.array(duration), np.array(row), np.array(column), np.array(value),
+        np.array(links), rows,
+    )  # fmt: skip
 
 
 def schedule_model(
@@ -118,56 +185,72 @@ def schedule_model(
     stage, ready = state.stage, state.ready
 
     # Types: what can still be finished by T.
-    types: dict[tuple[int, ...], list[int]] = {}
+    types: dict[tuple[Any, ...], list[int]] = {}
     for j in range(jobs):
         left = tuple(instance.durations[j, stage[j] :].tolist())
         if left and ready[j] + sum(left) <= horizon:
-            key = (int(stage[j]), int(ready[j]), *left) if aggregate else (j,)
-            types.setdefault(key, []).append(j)
+            key = (int(stage[j]), int(ready[j]), left)
+            types.setdefault(key if aggregate else (*key, j), []).append(j)
     groups = tuple(np.array(members) for members in types.values())
 
-    # Columns, by type, operation and month.
-    columns: list[Column] = []
-    index: list[dict[int, dict[int, int]]] = []
-    for g, members in enumerate(groups):
-        j, windows = int(members[0]), {}
-        for m in range(int(stage[j]), OPERATIONS):
-            head = int(ready[j]) + int(instance.durations[j, stage[j] : m].sum())
-            tail = int(instance.durations[j, m:].sum())
-            windows[m] = {t: jobs + len(columns) + t - head for t in range(head, horizon - tail + 1)}
-            columns += [Column(g, m, t, int(instance.durations[j, m])) for t in windows[m]]
-        index.append(windows)
+    # Variables and rows of each type, behind those of the types before.
+    blocks = [_block(*key[:3], horizon) for key in types]
+    first_column = jobs + _before([len(block.month) for block in blocks])
+    first_row = _before([block.rows for block in blocks])
+    rows = [np.zeros(0, dtype=np.int64)]
+    columns, values = [np.zeros(0, dtype=np.int64)], [np.zeros(0)]
+    high_rows = np.zeros(sum(block.rows for block in blocks))
+    low_rows = np.full(len(high_rows), -np.inf)
+    for block, members, at, begin in zip(blocks, groups, first_column, first_row, strict=True):
+        rows += [block.row + begin, np.repeat(block.links + begin, len(members))]
+        columns += [block.column + at, np.tile(members, len(block.links))]
+        values += [block.value, np.full(len(block.links) * len(members), -1.0)]
+        low_rows[block.links + begin] = 0.0
+    none = [np.zeros(0, dtype=np.int64)]
+    starts = Starts(
+        np.repeat(np.arange(len(blocks)), [len(block.month) for block in blocks]),
+        *(
+            np.concatenate(none + [getattr(b, name) for b in blocks])
+            for name in ("machine", "month", "duration")
+        ),
+    )
 
-    # Rows: entries, lower and upper side.
-    rows = _Rows()
-    for members, windows in zip(groups, index, strict=True):
-        for m, window in windows.items():
-            rows.add([*((k, 1.0) for k in window.values()), *((int(j), -1.0) for j in members)], 0.0, 0.0)
-            if m - 1 in windows:
-                gap = int(instance.durations[members[0], m - 1])
-                for t in window:
-                    done = [(k, 1.0) for at, k in window.items() if at <= t]
-                    allowed = [(k, -1.0) for at, k in windows[m - 1].items() if at <= t - gap]
-                    rows.add([*done, *allowed], -np.inf, 0.0)
+    # Capacity (13d): a row for each machine type and month that a start would occupy.
     busy = busy_machines(instance, state)
-    occupied: dict[tuple[int, int], list[tuple[int, float]]] = {}
-    for k, column in enumerate(columns):
-        for t in range(column.month, column.month + column.duration):
-            occupied.setdefault((column.machine, t), []).append((jobs + k, 1.0))
-    for (m, t), entries in sorted(occupied.items()):
-        rows.add(entries, -np.inf, float(instance.copies - busy[m, t]))
+    variable = np.repeat(np.arange(len(starts)), starts.duration)
+    within = np.arange(len(variable)) - np.repeat(_before(starts.duration), starts.duration)
+    place = starts.machine[variable] * horizon + starts.month[variable] + within
+    occupied, row = np.unique(place, return_inverse=True)
+    rows.append(row + len(high_rows))
+    columns.append(variable + jobs)
+    values.append(np.ones(len(variable)))
+    high_rows = np.append(high_rows, instance.copies - busy.ravel()[occupied])
+    low_rows = np.append(low_rows, np.full(len(occupied), -np.inf))
 
     # Bounds. Jobs that cannot be finished keep their variable, at zero: a cut has the same length all episode.
-    high = np.zeros(jobs + len(columns))
+    n = jobs + len(starts)
+    high = np.zeros(n)
     for members in groups:
         high[members] = 1.0
-    high[jobs:] = [min(instance.copies, len(groups[c.group])) for c in columns]
-    n = len(high)
+    high[jobs:] = np.minimum(
+        instance.copies, np.array([len(members) for members in groups])[starts.group] if groups else 0
+    )
     program = MixedIntegerProgram(
-        c=np.zeros(n), A=rows.matrix(n), row_low=np.array(rows.low), row_high=np.array(rows.high),
+        c=np.zeros(n),
+        A=csr_matrix((np.concatenate(values), (np.concatenate(rows), np.concatenate(columns))), (len(high_rows), n)),
+        row_low=low_rows, row_high=high_rows.astype(np.float64),
         low=np.zeros(n), high=high, integer=np.ones(n, dtype=np.bool_), start=np.zeros(n),
     )  # fmt: skip
-    return ScheduleModel(program, tuple(columns), groups)
+    return ScheduleModel(program, starts, groups)
+
+
+def _before(sizes: Sequence[int] | Ints) -> Ints:
+    """How many entries stand before each of consecutive parts of these sizes."""
+    return (
+        np.concatenate([[0], np.cumsum(sizes)[:-1]]).astype(np.int64)
+        if len(sizes)
+        else np.zeros(0, dtype=np.int64)
+    )
 
 
 def busy_machines(instance: JobShop, state: ShopState) -> Ints:
@@ -176,31 +259,3 @@ def busy_machines(instance: JobShop, state: ShopState) -> Ints:
     started = (state.start != NEVER)[..., None]
     occupied = started & (state.start[..., None] <= months) & (months < state.end[..., None])
     return np.asarray(occupied.sum(axis=0))
-
-
-class _Rows:
-    """Rows of a sparse matrix, collected one by one."""
-
-    def __init__(self) -> None:
-        self.columns: list[int] = []
-        self.values: list[float] = []
-        self.ends: list[int] = [0]
-        self.low: list[float] = []
-        self.high: list[float] = []
-
-    def add(self, entries: list[tuple[int, float]], low: float, high: float) -> None:
-        self.columns += [k for k, _ in entries]
-        self.values += [value for _, value in entries]
-        self.ends.append(len(self.columns))
-        self.low.append(low)
-        self.high.append(high)
-
-    def matrix(self, n: int) -> csr_matrix:
-        return csr_matrix(
-            (
-                np.array(self.values, dtype=np.float64),
-                np.array(self.columns, dtype=np.int64),
-                np.array(self.ends),
-            ),
-            shape=(len(self.low), n),
-        )

@@ -51,10 +51,12 @@ def solve(problem: MixedIntegerProgram, options: SolveOptions = SolveOptions()) 
     weight, room = np.abs(a), b - float(a @ flipped)
     if room < -options.tolerance:
         return Solution.failed(Status.INFEASIBLE, NAME, "no selection satisfies the row")
-    room = max(room, 0.0)
+    # Sums in another order than the row's may be off by rounding, and refuse an item that just fits.
+    room = max(room, 0.0) + min(options.tolerance, ROUNDING * (abs(b) + float(weight.sum())))
     useful = (problem.low < problem.high) & (profit > 0.0)
     free, items = useful & (weight == 0.0), np.flatnonzero(useful & (weight > 0.0))
-    items = items[np.argsort(-profit[items] / weight[items], kind="stable")]
+    with np.errstate(over="ignore"):  # weights may be denormal
+        items = items[np.argsort(-profit[items] / weight[items], kind="stable")]
     offset = float(problem.c @ flipped) - float(profit[free].sum())
     chosen = np.empty(len(items))
 

@@ -28,14 +28,16 @@ from envs.cutting_planes.graph import VARIABLE_FEATURES
 SIZE, ROOM = (len(VARIABLE_FEATURES) + i for i in (3, 4))
 """Columns of a packing's variables: an item's size ``k_i``, and the capacity over the number of items."""
 
+STOP = -1
+"""In an order: the network stopped. The column of that choice depends on the packings that are read together."""
+
 
 @dataclass(frozen=True, eq=False)
 class Selection(Cut):
     """The cut of a selection, with how it came about.
 
     Attributes:
-        order: item by item what was pointed at; the last is the number of items where the network stopped, or the item
-            that did not fit. Empty for none.
+        order: item by item what was pointed at; the last is `STOP`, or the item that did not fit. Empty for none.
     """
 
     order: tuple[int, ...] = ()
@@ -83,7 +85,7 @@ class SelectionDistribution:
                 1, pointed[:, None]
             )
             for i in going.nonzero()[:, 0].tolist():
-                orders[i].append(int(pointed[i]))
+                orders[i].append(STOP if pointed[i] == n else int(pointed[i]))
             going = going & (size[:, 0] <= room)
             chosen[going, pointed[going]] = 1.0
             room = torch.where(going, room - size[:, 0], room)
@@ -107,7 +109,8 @@ class SelectionDistribution:
         steps = max(len(order) for order in orders)
         pointed = torch.full((count, steps), n)
         for i, order in enumerate(orders):
-            pointed[i, : len(order)] = torch.tensor(order)
+            items = torch.tensor(order)
+            pointed[i, : len(order)] = torch.where(items == STOP, n, items)
         happened = torch.arange(steps) < torch.tensor([len(order) for order in orders])[:, None]
         taken = torch.nn.functional.one_hot(pointed, n + 1).float()
         before = (
@@ -140,7 +143,7 @@ class PointerPolicy(nn.Module):
         width: int = 64,
         rounds: int = 4,
         log_std: float = -0.5,
-        supersede: float = 1.5,
+        supersede: float = 2.0,
         prior: float = 0.0,
     ) -> None:
         super().__init__()
