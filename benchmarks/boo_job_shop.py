@@ -47,6 +47,7 @@ from envs.job_shop import (
     random_cut,
     true_profits,
 )
+from envs.job_shop.heuristic import EXCHANGES
 from envs.job_shop.instance import Ints
 from envs.job_shop.planning import SETTINGS
 from envs.statistics import bootstrap_interval, clopper_pearson
@@ -77,7 +78,7 @@ def by_writer(writer: CutWriter, instance: JobShop, delays: Ints) -> tuple[dict[
         "months": instance.months,
         "copies": instance.copies,
     }
-    env = JobShopEnv(**{**config, "settings": SETTINGS})
+    env = JobShopEnv(**{**config, "settings": SETTINGS, "exchanges": EXCHANGES})
     began = time.perf_counter()
     graph, _ = env.reset(options={"instance": instance, "delays": delays})
     over = False

@@ -11,7 +11,7 @@ from envs.job_shop.planning import SETTINGS as JOB_SHOP_MASTERS
 PACKING = "solverl/Packing-v0"
 JOB_SHOP = "solverl/JobShop-v0"
 PACKING_EPISODES = 60_000
-JOB_SHOP_EPISODES = 10_000
+JOB_SHOP_EPISODES = 16_000
 JOB_SHOP_STEPS = 7
 """Planning moments of an episode, about."""
 
@@ -54,7 +54,7 @@ def job_shop_tuned(episodes: int = JOB_SHOP_EPISODES) -> BOOConfig:
     """Trained on a smaller shop, for the policy does not depend on its size, with a cut at every planning moment.
 
     The jobs alone are observed, and in training the list schedule stands for the solver (a limit of 0 s), which repeats
-    exactly and plays an episode in a tenth of a second; where few jobs are wanted it is optimal anyway. Eight episodes
+    exactly and plays an episode in a twentieth of a second; where few jobs are wanted it is optimal anyway. Eight episodes
     share jobs and luck. Learning begins from the greedy plan, weights around 1. `episodes` is how long the learning
     rate takes to fall.
     """
@@ -69,6 +69,7 @@ def job_shop_tuned(episodes: int = JOB_SHOP_EPISODES) -> BOOConfig:
             "replan": "cut",
             "observe": "jobs",
             "settings": replace(JOB_SHOP_MASTERS, time_limit=0.0),
+            "exchanges": 200,
         },
     )
     config.env_runners(num_envs_per_env_runner=64)

@@ -15,6 +15,7 @@ from envs.cutting_planes.feasibility import FeasibilityCount
 from envs.cutting_planes.graph import VARIABLE_FEATURES, CutSpace, GraphBuilder, GraphObservation, GraphSpace
 from envs.cutting_planes.master import MasterSettings
 from envs.errors import InvalidSetting
+from envs.job_shop.heuristic import EXCHANGES
 from envs.job_shop.instance import DELAY_PROBABILITIES, OPERATIONS, draw_delays, draw_job_shop
 from envs.job_shop.milp import busy_machines
 from envs.job_shop.planning import SETTINGS, Planner
@@ -66,7 +67,7 @@ class JobShopEnv(gym.Env[GraphObservation, Cut]):
         jobs, months, copies: J, T and M; the paper's are 200, 12 and 4.
         cuts: K.
         replan: ``"reuse"`` or ``"cut"``. observe: ``"master"`` or ``"jobs"``.
-        settings: of the masters.
+        settings: of the masters. exchanges: of the list schedules from which solvers start; fewer are faster.
 
     Attributes:
         feasibility: how many plans and schedules were checked, and how many were infeasible.
@@ -87,7 +88,10 @@ class JobShopEnv(gym.Env[GraphObservation, Cut]):
         replan: Replan = "reuse",
         observe: Observe = "master",
         settings: MasterSettings = SETTINGS,
+        exchanges: int = EXCHANGES,
     ) -> None:
+        if exchanges < 0:
+            raise InvalidSetting("exchanges", f"is {exchanges}", "Give zero or more.")
         if cuts < 1:
             raise InvalidSetting("cuts", f"is {cuts}", "Make at least one cut at each planning moment.")
         if replan not in ("reuse", "cut"):
@@ -96,7 +100,7 @@ class JobShopEnv(gym.Env[GraphObservation, Cut]):
             raise InvalidSetting("observe", f"is {observe!r}", "Use 'master' or 'jobs'.")
         self._size, self._observed = (jobs, months, copies), observe
         draw_job_shop(np.random.default_rng(0), *self._size)  # its errors, before training starts
-        self._cuts, self._replan, self._settings = cuts, replan, settings
+        self._cuts, self._replan, self._settings, self._exchanges = cuts, replan, settings, exchanges
         self.feasibility = FeasibilityCount()
         self._playing = False
         self.observation_space = GraphSpace(len(VARIABLE_FEATURES) + len(FEATURES))
@@ -114,7 +118,7 @@ class JobShopEnv(gym.Env[GraphObservation, Cut]):
         delays = options.get("delays")
         if delays is None:
             delays = draw_delays(self.np_random, instance)
-        self.planner = Planner(instance, delays, self._settings, self.feasibility)
+        self.planner = Planner(instance, delays, self._settings, self.feasibility, self._exchanges)
         self.action_space.size = len(instance)
         self._profit, self._playing = 0.0, True
         self._graph = self._builder()

@@ -16,14 +16,21 @@ from envs.job_shop.instance import OPERATIONS, Ints, JobShop
 from envs.job_shop.milp import busy_machines
 from envs.job_shop.simulation import NEVER, ShopState
 
+EXCHANGES = 2000
+"""Of jobs in the order of a list schedule, each kept unless it is worse."""
+
 
 def list_schedule(
-    instance: JobShop, state: ShopState, cuts: Sequence[Cut], rng: np.random.Generator, iterations: int = 2000
+    instance: JobShop,
+    state: ShopState,
+    cuts: Sequence[Cut],
+    rng: np.random.Generator,
+    exchanges: int = EXCHANGES,
 ) -> Ints:
     """Planned starts ``(J, 3)`` that are good for ``min_k b_k + w_k'y``; `NEVER` for what is not planned.
 
     Jobs are placed one after another, each operation as early as it fits; the order begins with weight per month of
-    work and is improved by exchanges of two jobs, each kept unless it is worse. Where all jobs worth planning found
+    work and is improved by `exchanges` of two jobs, each kept unless it is worse. Where all jobs worth planning found
     their place no exchange is tried: it could not gain, and would let them start in any order.
     """
     stage, ready = state.stage, state.ready
@@ -34,7 +41,7 @@ def list_schedule(
     able = np.flatnonzero((left > 0) & (ready + left <= instance.months) & (W.max(axis=0) > 0))
     order = able[np.argsort(-worth[able] / left[able], kind="stable")]
     free = np.maximum(instance.copies - busy_machines(instance, state), 0)
-    swaps = rng.integers(0, max(len(order), 1), (iterations if len(order) > 1 else 0, 2))
+    swaps = rng.integers(0, max(len(order), 1), (exchanges if len(order) > 1 else 0, 2))
     return np.asarray(_search(order, instance.durations, stage, ready, free, W, b, swaps))
 
 

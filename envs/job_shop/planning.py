@@ -12,7 +12,7 @@ from envs.cutting_planes.cuts import Cut
 from envs.cutting_planes.env import solved_here
 from envs.cutting_planes.feasibility import FeasibilityCount
 from envs.cutting_planes.master import Master, MasterSettings, MasterSolution
-from envs.job_shop.heuristic import list_schedule
+from envs.job_shop.heuristic import EXCHANGES, list_schedule
 from envs.job_shop.instance import Ints, JobShop
 from envs.job_shop.milp import schedule_model
 from envs.job_shop.simulation import NEVER, Simulation, check_plan, check_schedule
@@ -33,7 +33,7 @@ class Planner:
     Args:
         instance, delays: ``(J, 3)`` [months], as `draw_delays` gives them.
         settings: of the masters.
-        feasibility: where checks are counted; None for a fresh count.
+        feasibility: where checks are counted; None for a fresh count. exchanges: of the list schedules.
 
     Attributes:
         simulation: the episode. model, master: of this moment. solution: the last solve's.
@@ -47,8 +47,9 @@ class Planner:
         delays: Ints,
         settings: MasterSettings = SETTINGS,
         feasibility: FeasibilityCount | None = None,
+        exchanges: int = EXCHANGES,
     ) -> None:
-        self.instance, self._settings = instance, settings
+        self.instance, self._settings, self._exchanges = instance, settings, exchanges
         self.simulation = Simulation(instance, delays)
         self.feasibility = FeasibilityCount() if feasibility is None else feasibility
         self.solution: MasterSolution | None = None
@@ -72,7 +73,7 @@ class Planner:
 
     def _suggest(self) -> None:
         rng = np.random.default_rng(self._settings.seed)
-        schedule = list_schedule(self.instance, self.state, self.master.cuts, rng)
+        schedule = list_schedule(self.instance, self.state, self.master.cuts, rng, self._exchanges)
         self.master.suggest(self.model.plan(schedule))
 
     def _take(self, solution: MasterSolution) -> Ints:
