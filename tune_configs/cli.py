@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
@@ -75,9 +76,9 @@ def _parser() -> argparse.ArgumentParser:
         "train",
         help="train once, then evaluate and report",
         description=(
-            "Train in one process, with a checkpoint after every iteration; then deploy the actor alone\n"
-            "and SAFE on fresh episodes and write report.html into the run's folder. A run that was killed\n"
-            "at any moment continues with --resume as if nothing had happened."
+            "Train in one process, with checkpoints; then deploy what was learned on fresh episodes and write\n"
+            "report.html into the run's folder. A run that was killed at any moment continues with --resume\n"
+            "as if nothing had happened."
         ),
         epilog=f"{listed}\n{examples}",
         formatter_class=raw,
@@ -97,10 +98,13 @@ def _parser() -> argparse.ArgumentParser:
         "--certify",
         action="store_true",
         default=None,
-        help="learn from, and deploy, maximisers that are proved to be global",
+        help="learn from, and deploy, maximisers that are proved to be global (omlt_ddpg_inventory)",
     )
     train.add_argument(
-        "--evaluation-episodes", type=int, metavar="N", help="for each policy afterwards (default 100)"
+        "--evaluation-episodes",
+        type=int,
+        metavar="N",
+        help="for each policy afterwards (default: the experiment's)",
     )
     train.add_argument("--no-wandb", action="store_true", default=None, help="leave Weights & Biases out")
 
@@ -109,7 +113,8 @@ def _parser() -> argparse.ArgumentParser:
         help="train many times with Ray Tune",
         description=(
             "Train once for each seed with Ray Tune: side by side, with checkpoints, continued after a\n"
-            "kill. --samples also draws learning rates; --asha stops the trials that learn worst."
+            "kill. --samples also draws learning rates, and tries numbers of cuts where there are any;\n"
+            "--asha stops the trials that learn worst."
         ),
         epilog=f"{listed}\n{examples}",
         formatter_class=raw,
@@ -118,7 +123,9 @@ def _parser() -> argparse.ArgumentParser:
     sweep.add_argument("--preset", help="the algorithm's parameters (default: the experiment's first preset)")
     sweep.add_argument("--seeds", type=int, default=5, help="how many (default 5)")
     sweep.add_argument("--episodes", type=int, help="of each trial (default: the experiment's)")
-    sweep.add_argument("--samples", type=int, metavar="N", help="draws of the learning rates for each seed")
+    sweep.add_argument(
+        "--samples", type=int, metavar="N", help="draws of the learning rates for each seed (and K)"
+    )
     sweep.add_argument("--asha", action="store_true", help="stop bad trials early (asynchronous halving)")
     sweep.add_argument(
         "--parallel", type=int, metavar="N", help="trials at once (default: as many as CPUs allow)"
@@ -152,27 +159,27 @@ def _parser() -> argparse.ArgumentParser:
         "evaluate",
         help="deploy a trained policy on fresh episodes",
         description=(
-            "Deploy the actor alone and SAFE on fresh episodes and count every violation. Needs no Ray.\n"
-            "The newest whole checkpoint of a run is taken."
+            "Deploy what was learned on fresh episodes beside references, and count every violation.\n"
+            "Needs no Ray. The newest whole checkpoint of a run is taken."
         ),
         epilog=examples,
         formatter_class=raw,
     )
     evaluate.add_argument("path", metavar="RUN_OR_CHECKPOINT", type=Path, help="a folder that training wrote")
-    evaluate.add_argument("--episodes", type=int, default=100, help="for each policy (default 100)")
+    evaluate.add_argument("--episodes", type=int, help="for each policy (default: the experiment's)")
     evaluate.add_argument(
-        "--seed", type=int, help="of the customers (default: one that training does not use)"
+        "--seed", type=int, help="of the episodes (default: one that training does not use)"
     )
     evaluate.add_argument(
         "--capacities",
         metavar="C",
-        help="default, stress, or units such as 120,160,260 (default: as trained)",
+        help="default, stress, or units such as 120,160,260 (omlt_ddpg_inventory; default: as trained)",
     )
     evaluate.add_argument(
         "--certify",
         action="store_true",
         default=None,
-        help="prove every action of SAFE to be a global maximiser (default: as trained)",
+        help="prove every action of SAFE to be a global maximiser (omlt_ddpg_inventory; default: as trained)",
     )
 
     report = commands.add_parser(
@@ -254,6 +261,7 @@ def _train(options: argparse.Namespace, console: Console) -> None:
                 "Name that experiment, or give another folder.",
             )
     else:
+        _flags(options, chosen, "certify")
         preset = _preset(options, chosen)
         seed = _at_least(0, "seed", options.seed, 0)
         name = f"{options.experiment}-{preset}-seed{seed}-{datetime.now():%Y%m%d-%H%M%S}"
@@ -266,7 +274,9 @@ def _train(options: argparse.Namespace, console: Console) -> None:
             solver_workers=_at_least(0, "solver-workers", options.solver_workers, 0),
             solver_nodes=bool(options.solver_nodes),
             certify=bool(options.certify),
-            evaluation_episodes=_at_least(1, "evaluation-episodes", options.evaluation_episodes, 100),
+            evaluation_episodes=_at_least(
+                1, "evaluation-episodes", options.evaluation_episodes, chosen.EVALUATION_EPISODES
+            ),
             wandb=not options.no_wandb,
             name=name,
         )
@@ -352,11 +362,15 @@ def _submit(options: argparse.Namespace, console: Console) -> int:
 def _evaluate(options: argparse.Namespace, console: Console) -> None:
     from tune_configs.runs import find_checkpoint
 
-    episodes = _at_least(1, "episodes", options.episodes, 100)
+    if options.episodes is not None:
+        _at_least(1, "episodes", options.episodes, 1)
     checkpoint, settings = find_checkpoint(options.path)
-    chosen = experiment.find(settings["experiment"])
+    options.experiment = settings["experiment"]
+    chosen = experiment.find(options.experiment)
+    flags = _flags(options, chosen, "capacities", "certify")
+    episodes = chosen.EVALUATION_EPISODES if options.episodes is None else options.episodes
     seed = _at_least(0, "seed", options.seed, 1_000_000)
-    result = chosen.evaluation(checkpoint, episodes, seed, options.capacities, options.certify)
+    result = chosen.evaluation(checkpoint, episodes, seed, **flags)
     console.print(f"Checkpoint: {checkpoint}", highlight=False, soft_wrap=True)
     console.print(result.table(chosen.PUBLISHED))
     for policy in result.policies:
@@ -383,6 +397,15 @@ def _preset(options: argparse.Namespace, chosen: experiment.Experiment) -> str:
             "preset", f"{preset!r} is unknown", f"Choose one of: {', '.join(chosen.PRESETS)}."
         )
     return preset
+
+
+def _flags(options: argparse.Namespace, chosen: experiment.Experiment, *names: str) -> dict[str, Any]:
+    """Those of the flags that were given, which the experiment has to understand."""
+    given = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
+    for name in given:
+        if name not in chosen.FLAGS:
+            raise InvalidSetting(f"--{name}", f"means nothing to {options.experiment}", "Leave it out.")
+    return given
 
 
 def _needs_run(options: argparse.Namespace) -> Path:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+import textwrap
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -11,7 +13,7 @@ from typing import Any
 import numpy as np
 from rich.table import Table
 
-from envs.statistics import clopper_pearson
+from envs.statistics import bootstrap_interval, clopper_pearson
 
 
 @dataclass(frozen=True)
@@ -20,13 +22,14 @@ class PolicyResult:
 
     Attributes:
         name: for the table.
-        reward, penalty: mean and standard deviation over episodes [money; units above capacity].
+        reward, penalty: mean and standard deviation (NaN if unknown) over episodes, in the experiment's units.
         rewards, penalties: of each episode; empty where only the mean is known.
-        violations: periods in which a constraint was broken at any moment; None where unknown.
-        steps: executed steps that were counted; 0 where unknown.
+        violations: of those counted (steps or plans), how many broke a constraint; None where unknown.
+        steps: that were counted; 0 where unknown.
         ms_per_action: [ms], median of one decision at a time; None where unknown.
-        solver: figures of the solves behind the actions; empty where nothing is solved.
+        solver: figures of the solves behind the actions; empty where nothing is solved, and for references.
         published: whether the figures are somebody else's.
+        more: further figures of each episode, by the names of their columns.
     """
 
     name: str
@@ -39,6 +42,7 @@ class PolicyResult:
     ms_per_action: float | None = None
     solver: dict[str, float] = field(default_factory=dict)
     published: bool = False
+    more: dict[str, list[float]] = field(default_factory=dict)
 
     @staticmethod
     def of(
@@ -49,11 +53,11 @@ class PolicyResult:
         steps: int,
         **more: Any,
     ) -> PolicyResult:
-        """The row of a policy that was measured, from the figures of its episodes."""
+        """The row of a policy that was measured, from the figures of its episodes; penalties may be none."""
         return PolicyResult(
             name,
             (float(np.mean(rewards)), float(np.std(rewards))),
-            (float(np.mean(penalties)), float(np.std(penalties))),
+            (float(np.mean(penalties)), float(np.std(penalties))) if len(penalties) else None,
             [float(r) for r in rewards],
             [float(p) for p in penalties],
             int(violations),
@@ -68,28 +72,109 @@ class PolicyResult:
             return None
         return clopper_pearson(self.violations, self.steps)
 
-    @property
-    def cells(self) -> tuple[str, str, str, str, str]:
-        """Reward, penalty, violations, bound and milliseconds, as text."""
+    def ratio(self, reference: PolicyResult) -> tuple[float, float, float] | None:
+        """The mean reward over that of `reference` and its 95 % interval.
+
+        The interval is a bootstrap of pairs: both rewards of an episode are drawn together. Where several runs were
+        put together, the mean over runs stands for an episode. None unless both played the same episodes, and where
+        a reference that earns next to nothing leaves the ratio open.
+        """
+        n = len(reference.rewards)
+        if not n or not self.rewards or len(self.rewards) % n:
+            return None
+        pairs = np.column_stack([np.reshape(self.rewards, (-1, n)).mean(axis=0), reference.rewards])
+        with np.errstate(divide="ignore", invalid="ignore"):
+            low, high = bootstrap_interval(pairs, np.random.default_rng(0), _quotient)
+            mean = _quotient(pairs, 0)
+        return (float(mean), float(low), float(high)) if np.isfinite([mean, low, high]).all() else None
+
+
+def _quotient(pairs: Any, axis: int) -> Any:
+    means = pairs.mean(axis=axis)
+    return means[..., 0] / means[..., 1]
+
+
+@dataclass(frozen=True)
+class Columns:
+    """What an experiment calls the figures of its `PolicyResult` rows, and how they are written.
+
+    Attributes:
+        reward, penalty: of an episode, with units; an empty `penalty` leaves the column out.
+        digits: behind the point, of figures of episodes.
+        violations: what is counted. time: of what [ms].
+        reference: the policy by whose reward the others' are divided in a column of their own; empty for none.
+        note: what is counted and how, for the report.
+    """
+
+    reward: str = "reward"
+    penalty: str = "penalty [units]"
+    digits: int = 1
+    violations: str = "violating steps"
+    time: str = "ms per action"
+    reference: str = ""
+    note: str = ""
+
+    def head(self, rows: Sequence[PolicyResult]) -> tuple[str, ...]:
+        """Titles of the table of `rows`."""
         return (
-            f"{self.reward[0]:.1f} ± {self.reward[1]:.1f}",
-            "–" if self.penalty is None else f"{self.penalty[0]:.1f} ± {self.penalty[1]:.1f}",
-            "–" if self.violations is None else f"{self.violations:,} of {self.steps:,}",
-            "–" if self.bound is None else f"{100 * self.bound:.3g} %",
-            "–" if self.ms_per_action is None else f"{self.ms_per_action:.2f}",
+            "policy",
+            self.reward,
+            *([f"over {self.reference} [95 %]"] if self.reference else []),
+            *([self.penalty] if self.penalty else []),
+            *_more(rows),
+            self.violations,
+            "95 % bound",
+            self.time,
         )
 
+    def cells(self, row: PolicyResult, rows: Sequence[PolicyResult]) -> tuple[str, ...]:
+        """A row of the table of the measured `rows`, as text; `row` may be a published one."""
+        reference = next((r for r in rows if r.name == self.reference), None)
+        ratio = None if reference is None or row is reference else row.ratio(reference)
+        return (
+            row.name,
+            self.spread(row.reward),
+            *(
+                []
+                if not self.reference
+                else ["–"]
+                if ratio is None
+                else ["{:.3f} [{:.3f}, {:.3f}]".format(*ratio)]
+            ),
+            *([self.spread(row.penalty)] if self.penalty else []),
+            *(
+                self.spread((float(np.mean(values)), float(np.std(values))) if values else None)
+                for values in (row.more.get(name) for name in _more(rows))
+            ),
+            "–" if row.violations is None else f"{row.violations:,} of {row.steps:,}",
+            "–" if row.bound is None else f"{100 * row.bound:.3g} %",
+            "–" if row.ms_per_action is None else f"{row.ms_per_action:.2f}",
+        )
 
-COLUMNS = ("policy", "reward", "penalty [units]", "violating steps", "95 % bound", "ms per action")
+    def spread(self, value: tuple[float, float] | None) -> str:
+        """Mean ± standard deviation, as far as they are known."""
+        if value is None:
+            return "–"
+        mean, std = value
+        return f"{mean:.{self.digits}f}" + ("" if math.isnan(std) else f" ± {std:.{self.digits}f}")
+
+
+def _more(rows: Sequence[PolicyResult]) -> list[str]:
+    return list(dict.fromkeys(name for row in rows for name in row.more))
 
 
 @dataclass(frozen=True)
 class Published:
-    """Figures of others: deployment rows, and horizontal lines for the learning curve (label to reward)."""
+    """Figures of others: deployment rows, and horizontal lines for the learning curve (label to reward).
+
+    Attributes:
+        comparable: whether rewards are on our scale, so that a figure may show them beside ours.
+    """
 
     source: str
     deployment: tuple[PolicyResult, ...] = ()
     lines: tuple[tuple[str, float], ...] = ()
+    comparable: bool = True
 
 
 @dataclass(frozen=True)
@@ -100,12 +185,16 @@ class Evaluation:
         episodes, seed: of the evaluation; the seed is not the one of training.
         setting: what was played, in words.
         policies: one row each: the trained ones first, then references.
+        columns: what their figures are called.
+        drawing: what the experiment's own sections of the report draw, as plain data.
     """
 
     episodes: int
     seed: int
     setting: str
     policies: list[PolicyResult]
+    columns: Columns = Columns()
+    drawing: dict[str, Any] = field(default_factory=dict)
 
     def save(self, path: Path) -> None:
         """Write as JSON."""
@@ -121,19 +210,20 @@ class Evaluation:
             )
             for row in data.pop("policies")
         ]
-        return Evaluation(**data, policies=rows)
+        return Evaluation(**{**data, "columns": Columns(**data.get("columns", {})), "policies": rows})
 
     def table(self, published: Published | None = None) -> Table:
         """For the terminal, the published figures below the measured ones."""
         table = Table(
             title=f"{self.episodes} fresh episodes, seed {self.seed}, {self.setting}", title_justify="left"
         )
-        for i, column in enumerate(COLUMNS):
-            table.add_column(column, justify="right" if i else "left", no_wrap=i != 0)
+        for i, column in enumerate(self.columns.head(self.policies)):
+            title = "\n".join(textwrap.wrap(column, 16))
+            table.add_column(title, justify="right" if i else "left", no_wrap=i != 0)
         for row in self.policies:
-            table.add_row(row.name, *row.cells)
+            table.add_row(*self.columns.cells(row, self.policies))
         if published is not None and published.deployment:
             table.add_section()
             for row in published.deployment:
-                table.add_row(row.name, *row.cells, style="dim")
+                table.add_row(*self.columns.cells(row, self.policies), style="dim")
         return table

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import io
+import itertools
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import matplotlib
@@ -14,13 +15,15 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from algorithms.common.episodes import EpisodeRecord
+from envs.job_shop import Bar, JobShop, draw_gantt
+from envs.job_shop.instance import OPERATIONS
 from envs.statistics import bootstrap_interval
-from tune_configs.evaluation import PolicyResult
+from tune_configs.evaluation import Columns, PolicyResult
 
 COLOURS = ("#2563ab", "#c2571a", "#2e8b57", "#7b4ea3", "#8c6d1f", "#a33b5e")
 GREY = "#6b7280"
 WINDOW = 10
-"""Episodes of the moving mean."""
+"""Episodes, or records of several episodes each, of the moving mean."""
 
 _STYLE = {
     "font.family": "sans-serif",
@@ -48,24 +51,26 @@ def learning_curve(runs: Sequence[Sequence[EpisodeRecord]], lines: Sequence[tupl
     """Reward of each training episode with its moving mean; several runs as their mean and its interval.
 
     Args:
-        runs: the episodes of each. lines: label and reward of horizontal lines.
+        runs: the records of each; one that stands for several episodes is a point at the last of them.
+        lines: label and reward of horizontal lines.
     """
+    point = record_name(runs)
     with matplotlib.rc_context(_STYLE):
         figure = Figure(figsize=(8.6, 3.9), layout="constrained")
         axes = figure.subplots()
         rewards = _stack([[e.reward for e in run] for run in runs])
-        x = np.arange(1, rewards.shape[1] + 1)
+        x = _numbers(runs, rewards.shape[1])
         smooth = np.stack([_moving_mean(r) for r in rewards])
         if len(runs) == 1:
-            axes.plot(x, rewards[0], ".", color=COLOURS[0], alpha=0.35, markersize=5, label="episode")
-            axes.plot(x, smooth[0], color=COLOURS[0], linewidth=2, label=f"mean of {WINDOW} episodes")
+            axes.plot(x, rewards[0], ".", color=COLOURS[0], alpha=0.35, markersize=5, label=point)
+            axes.plot(x, smooth[0], color=COLOURS[0], linewidth=2, label=f"mean of {WINDOW} {point}s")
         else:
             for row in smooth:
                 axes.plot(x, row, color=COLOURS[0], alpha=0.25, linewidth=0.9)
-            _band(axes, x, smooth, COLOURS[0], f"mean of {len(runs)} runs, each over {WINDOW} episodes")
+            _band(axes, x, smooth, COLOURS[0], f"mean of {len(runs)} runs, each over {WINDOW} {point}s")
         for (label, value), style in zip(lines, ("--", ":", "-."), strict=False):
             axes.axhline(value, color=GREY, linestyle=style, linewidth=1.3, label=label)
-        axes.set(xlabel="training episode", ylabel="reward", xlim=(0, len(x) + 1))
+        axes.set(xlabel="training episodes", ylabel="reward", xlim=(0, 1.01 * x[-1] + 1))
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         figure.legend(loc="outside upper center", ncols=2, fontsize=9)
         return _svg(figure, "learning curve")
@@ -104,15 +109,72 @@ def distance_to_capacity(runs: Sequence[Sequence[EpisodeRecord]]) -> str:
         return _svg(figure, "distance to capacity")
 
 
-def deployment(measured: Sequence[PolicyResult], published: Sequence[PolicyResult]) -> str:
-    """Boxes of reward and penalty of deployed policies, beside published means (Figure 5 of the paper)."""
+def master_times(
+    runs: Sequence[Sequence[Mapping[str, float]]],
+) -> str:
+    """Seconds of a master's solve, mean and 95 % quantile, and its gap, by training episode; a line for each run.
+
+    Args:
+        runs: the scalars of each one's iterations (`metrics.scalars`).
+    """
+    with matplotlib.rc_context(_STYLE):
+        figure = Figure(figsize=(8.6, 3.3), layout="constrained")
+        left, right = figure.subplots(1, 2, width_ratios=(3, 2))
+        for run in runs:
+            x = [line["episode"] for line in run]
+            for (name, label), colour in zip(
+                (("seconds", "mean"), ("seconds_p95", "95 % quantile")), COLOURS, strict=False
+            ):
+                y = [1e3 * line.get(f"master/{name}", np.nan) for line in run]
+                left.plot(
+                    x,
+                    y,
+                    ".-",
+                    color=colour,
+                    linewidth=1.4,
+                    markersize=3,
+                    label=label if run is runs[0] else None,
+                )
+            gaps = [100.0 * line.get("master/gap", np.nan) for line in run]
+            right.plot(x, gaps, ".-", color=COLOURS[2], linewidth=1.4, markersize=3)
+        left.set(ylabel="a master's solve [ms]", yscale="log")
+        for ticks in (left.yaxis.set_major_formatter, left.yaxis.set_minor_formatter):
+            ticks("{x:.3g}")
+        right.set(ylabel="gap of the masters [%]", ylim=(0.0, None))
+        for axes in (left, right):
+            axes.set_xlabel("training episodes")
+            axes.xaxis.set_major_locator(MaxNLocator(nbins=5, integer=True))
+        figure.legend(loc="outside upper center", ncols=2, fontsize=9)
+        return _svg(figure, "master solve time")
+
+
+def gantt(schedules: Mapping[str, Sequence[Bar]], instance: JobShop) -> str:
+    """Executed schedules of one instance, one below the other, each under its name."""
+    with matplotlib.rc_context({**_STYLE, "axes.grid": False}):
+        lines = len(schedules) * OPERATIONS * instance.copies
+        figure = Figure(figsize=(8.6, 0.22 * lines + 0.9 * len(schedules)), layout="constrained")
+        panels = np.atleast_1d(figure.subplots(len(schedules), 1, sharex=True))
+        for axes, (name, bars) in zip(panels, schedules.items(), strict=True):
+            draw_gantt(list(bars), instance, axes)
+            axes.set_title(name)
+        return _svg(figure, "gantt")
+
+
+def record_name(runs: Sequence[Sequence[EpisodeRecord]]) -> str:
+    """What a record of these runs is: an episode, or all those of an iteration."""
+    return "episode" if all(e.count == 1 for run in runs for e in run) else "iteration"
+
+
+def deployment(measured: Sequence[PolicyResult], published: Sequence[PolicyResult], columns: Columns) -> str:
+    """Boxes of reward and, where there is one, penalty of deployed policies, beside published means."""
     boxes = [row for row in measured if row.rewards]
-    others = [row for row in published if row.penalty is not None]
+    others = list(published)
     names = [_wrapped(row.name) for row in (*boxes, *others)]
     with matplotlib.rc_context(_STYLE):
         figure = Figure(figsize=(8.6, 0.46 * len(names) + 1.1), layout="constrained")
-        left, right = figure.subplots(1, 2, sharey=True)
-        for axes, quantity in ((left, "reward"), (right, "penalty")):
+        quantities = ("reward", "penalty") if any(row.penalties for row in boxes) else ("reward",)
+        panels = np.atleast_1d(figure.subplots(1, len(quantities), sharey=True))
+        for axes, quantity in zip(panels, quantities, strict=True):
             values = [row.rewards if quantity == "reward" else row.penalties for row in boxes]
             drawn = axes.boxplot(
                 values,
@@ -130,18 +192,18 @@ def deployment(measured: Sequence[PolicyResult], published: Sequence[PolicyResul
                 },
                 flierprops={"marker": ".", "markersize": 4, "alpha": 0.5},
             )
-            for patch, colour in zip(drawn["boxes"], COLOURS, strict=False):
+            for patch, colour in zip(drawn["boxes"], itertools.cycle(COLOURS), strict=False):
                 patch.set(facecolor=colour, alpha=0.55, edgecolor=colour)
             for position, row in enumerate(others, start=len(boxes)):
                 mean, std = row.reward if quantity == "reward" else (row.penalty or (np.nan, np.nan))
-                axes.errorbar(mean, position, xerr=std, fmt="o", color=GREY, capsize=3, markersize=4)
+                spread = None if np.isnan(std) else std
+                axes.errorbar(mean, position, xerr=spread, fmt="o", color=GREY, capsize=3, markersize=4)
             axes.set_yticks(range(len(names)), names, fontsize=9)
             axes.grid(axis="y", visible=False)
-        left.set_xlabel("reward of an episode")
-        right.set_xlabel("penalty of an episode [units above capacity]")
+            axes.set_xlabel(f"{columns.reward if quantity == 'reward' else columns.penalty} per episode")
         if any(v > 100 for row in boxes for v in row.penalties):
-            right.set_xscale("symlog", linthresh=10)
-        left.set_ylim(len(names) - 0.4, -0.6)
+            panels[-1].set_xscale("symlog", linthresh=10)
+        panels[0].set_ylim(len(names) - 0.4, -0.6)
         return _svg(figure, "deployment")
 
 
@@ -159,6 +221,11 @@ def _stack(rows: Sequence[Sequence[float]]) -> Array:
     """Runs as rows, cut to the shortest."""
     length = min(len(row) for row in rows)
     return np.array([row[:length] for row in rows], dtype=np.float64)
+
+
+def _numbers(runs: Sequence[Sequence[EpisodeRecord]], length: int) -> Array:
+    """Numbers of the last episodes of the first `length` records; of the first run, as all play alike."""
+    return np.cumsum([e.count for e in runs[0][:length]], dtype=np.float64)
 
 
 def _moving_mean(values: Array) -> Array:

@@ -7,13 +7,17 @@ from collections.abc import Mapping
 from typing import Any
 
 OUTCOMES = ("certified", "repaired", "fallback", "unsafe")
+LOSSES = ("critic_loss", "actor_loss", "policy_loss", "value_loss", "entropy", "kl", "clipped_fraction")
+MASTER = ("seconds", "seconds_p95", "gap", "stood")
 
 
 def scalars(result: Mapping[str, Any]) -> dict[str, float]:
     """Scalars of one iteration, without those that the algorithm does not report or that are not finite.
 
-    ``samples`` and ``seconds`` [s] since the start; ``reward_mean`` over the last episodes; ``critic_loss``,
-    ``actor_loss``; executed actions since the start by what the shield did, ``shield/<outcome>``; and of this
+    ``samples``, ``episode`` (the last one's number) and ``seconds`` [s] since the start; ``reward_mean`` over the last
+    episodes; the learner's `LOSSES`; executed actions since the start by what the shield did, ``shield/<outcome>``;
+    of masters with cuts, lately, ``master/seconds`` [s], their quantile ``seconds_p95`` and ``gap``, and since the
+    start ``stood`` (solves without a new plan); ``plans/checked`` and ``infeasible`` since the start; and of this
     iteration's solves ``solver/solves``, ``failures`` (not certified optimal), ``seconds`` [s],
     ``seconds_per_step`` [s / environment step], ``worker_restarts``, ``replays`` and, where the solver bounds
     the global optimum, ``gap``. Each counter of each backend (`SolverPool.metrics`) is
@@ -26,8 +30,10 @@ def scalars(result: Mapping[str, Any]) -> dict[str, float]:
         "samples": result.get("num_env_steps_sampled_lifetime"),
         "seconds": result.get("time_total_s"),
         "reward_mean": runners.get("episode_return_mean"),
-        "critic_loss": learner.get("critic_loss"),
-        "actor_loss": learner.get("actor_loss"),
+        "episode": runners.get("num_episodes_lifetime"),
+        **{name: learner.get(name) for name in LOSSES},
+        **{f"master/{name}": _mapping(runners, "master").get(name) for name in MASTER},
+        **{f"plans/{name}": _mapping(runners, "plans").get(name) for name in ("checked", "infeasible")},
     }
     shield = _mapping(runners, "shield")
     found |= {f"shield/{name}": shield.get(name, 0.0) for name in OUTCOMES if shield}
@@ -53,6 +59,11 @@ def scalars(result: Mapping[str, Any]) -> dict[str, float]:
             if isinstance(tally, Mapping):
                 found |= {f"solver/{backend}/{counter}": value for counter, value in tally.items()}
     return {name: float(v) for name, v in found.items() if v is not None and math.isfinite(float(v))}
+
+
+def number(value: float) -> str:
+    """A reward, with as many digits as its size calls for."""
+    return f"{value:,.1f}" if abs(value) >= 100 else f"{value:.4g}"
 
 
 def _mapping(result: Mapping[str, Any], name: str) -> Mapping[str, Any]:

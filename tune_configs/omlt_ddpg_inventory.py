@@ -5,8 +5,9 @@
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,13 +23,25 @@ from envs.inventory.evaluation import EpisodeStats, demand_paths, evaluate
 from envs.inventory.planning import perfect_information
 from envs.inventory.policies import tuned_base_stock
 from solver_pool.solution import BatchSolution
-from tune_configs.evaluation import Evaluation, PolicyResult, Published
+from tune_configs import figures
+from tune_configs.evaluation import Columns, Evaluation, PolicyResult, Published
+from tune_configs.experiment import Section, scaled
+from tune_configs.runs import Record
 
 TITLE = "OMLT-DDPG and SAFE on the inventory chain"
 PRESETS = ("tuned", "paper")
 EPISODES = 150
 EPISODE_LENGTH = DEFAULT.periods
 STOP = {"num_env_steps_sampled_lifetime": EPISODES * EPISODE_LENGTH}
+CHECKPOINT_EVERY = 0.0
+EVALUATION_EPISODES = 100
+FLAGS = ("capacities", "certify")
+COLUMNS = Columns(
+    note=(
+        "A step violates if a stock exceeds its capacity at any moment of the period; the bound is Clopper-Pearson's "
+        "upper 95 % bound on the probability of such a step, with steps counted as independent."
+    )
+)
 PUBLISHED = Published(
     source=(
         "Burtea and Tsay, Safe deployment of reinforcement learning using deterministic optimization of "
@@ -68,6 +81,11 @@ def config(preset: str = "tuned", seed: int = 0) -> Any:
     )
 
 
+def fit(config: Any, episodes: int) -> None:
+    """Iterations of a number of steps that divides the run's, so that the last one ends with the last sample."""
+    config.training(steps_per_iteration=math.gcd(config.steps_per_iteration, episodes * EPISODE_LENGTH))
+
+
 def param_space(preset: str = "tuned", seeds: int = 5, rates: bool = False) -> Any:
     """Seeds ``0 .. seeds - 1`` as a grid; `rates` also draws learning rates around the preset's."""
     from ray import tune
@@ -80,15 +98,10 @@ def param_space(preset: str = "tuned", seeds: int = 5, rates: bool = False) -> A
         )
     if rates:
         space.training(
-            critic_lr=tune.choice([_times(space.critic_lr, f) for f in FACTORS]),
-            actor_lr=tune.choice([_times(space.actor_lr, f) for f in FACTORS]),
+            critic_lr=tune.choice([scaled(space.critic_lr, f) for f in FACTORS]),
+            actor_lr=tune.choice([scaled(space.actor_lr, f) for f in FACTORS]),
         )
     return space
-
-
-def _times(rate: float | list[list[float]], factor: float) -> float | list[list[float]]:
-    """A learning rate, or RLlib's schedule of one, times `factor`."""
-    return rate * factor if isinstance(rate, float) else [[step, value * factor] for step, value in rate]
 
 
 def chain(capacities: str | None, trained_on: InventoryChain = DEFAULT) -> InventoryChain:
@@ -153,7 +166,19 @@ def evaluation(
     best = perfect_information(played, demand_paths(played, episodes, seed))
     results.append(PolicyResult("perfect information (upper bound)", (float(best.mean()), float(best.std()))))
     room = ", ".join(f"{c:g}" for c in played.storage_capacity)
-    return Evaluation(episodes, seed, f"capacities {room}", results)
+    return Evaluation(episodes, seed, f"capacities {room}", results, COLUMNS)
+
+
+def sections(records: Sequence[Record]) -> list[Section]:
+    """How close stocks came to their capacities in training."""
+    drawing = figures.distance_to_capacity([record.episodes for record in records])
+    if not drawing:
+        return []
+    note = (
+        "Smallest distance of each stage's stock to its capacity in every episode, and its mean over "
+        f"{figures.WINDOW} episodes; below zero the capacity was exceeded (the paper's Figure 4)."
+    )
+    return [Section("Distance to capacity while training", drawing, note)]
 
 
 class Recorded:

@@ -11,12 +11,23 @@ import numpy as np
 
 from envs.errors import InvalidSetting
 from tune_configs import figures
-from tune_configs.evaluation import COLUMNS, PolicyResult
+from tune_configs.evaluation import Columns, PolicyResult
 from tune_configs.experiment import Experiment, find
+from tune_configs.metrics import OUTCOMES, number
 from tune_configs.runs import Record, read
 
 FINAL = 20
-"""Episodes at the end of training that the paper averages."""
+"""Records at the end of training that are averaged: episodes, or iterations of several episodes each."""
+
+_ABOUT_ACTIONS = (
+    "A solve is not optimal unless its point was verified as such; its sample is left out then. An executed action is "
+    "certified if it satisfied its rows as proposed, repaired if it was projected on them, a fallback if that failed "
+    "too, and unsafe if training was told not to interfere. A gap needs a solver that bounds the global optimum."
+)
+_ABOUT_PLANS = (
+    "A solve is not optimal if its limit of time came before the gap was closed: its best plan is feasible all the "
+    "same. Where it had none, the plan before stood. Every plan was checked by code that did not build the master."
+)
 
 _CSS = """
 :root { color-scheme: light; }
@@ -95,14 +106,16 @@ def _pool(same: list[PolicyResult]) -> PolicyResult:
         )
         for key in first.solver
     }
+    times = [row.ms_per_action for row in same if row.ms_per_action is not None]
     return PolicyResult.of(
         first.name,
         [r for row in same for r in row.rewards],
         [p for row in same for p in row.penalties],
         sum(row.violations or 0 for row in same),
         sum(row.steps for row in same),
-        ms_per_action=float(np.median([row.ms_per_action for row in same if row.ms_per_action is not None])),
+        ms_per_action=float(np.median(times)) if times else None,
         solver={key: float(value) for key, value in solver.items()},
+        more={name: [v for row in same for v in row.more.get(name, [])] for name in first.more},
     )
 
 
@@ -112,69 +125,73 @@ def _page(experiment: Experiment, records: list[Record]) -> str:
     published = experiment.PUBLISHED
     seeds = ", ".join(str(record.settings.get("seed")) for record in records)
     final = [e.reward for run in runs for e in run[-FINAL:]]
-    samples = sorted({int(record.iterations[-1]["samples"]) for record in records})
+    last = [record.iterations[-1] for record in records]
+    samples = sorted({int(line["samples"]) for line in last})
+    checked, infeasible = (
+        int(sum(line.get(f"plans/{k}", 0) for line in last)) for k in ("checked", "infeasible")
+    )
+    evaluated = next((record.evaluation for record in records if record.evaluation), None)
+    columns = evaluated.columns if evaluated else Columns()
+    point = figures.record_name(runs)
     cards = [
-        (f"{np.mean(final):.1f} ± {np.std(final):.1f}", f"training reward, last {FINAL} episodes"),
+        (
+            f"{number(float(np.mean(final)))} ± {number(float(np.std(final)))}",
+            f"training reward, last {FINAL} {point}s",
+        ),
         *(
-            (f"{p.reward[0]:.1f} ± {p.reward[1]:.1f}", f"{p.name}, deployed")
+            (columns.spread(p.reward), f"{p.name}, deployed: {columns.reward}")
             for p in policies
             if p.rewards and p.solver
         ),
         *(
-            (f"{p.violations:,} of {p.steps:,}", f"violating steps of {p.name}")
+            (f"{p.violations:,} of {p.steps:,}", f"{columns.violations} of {p.name}")
             for p in policies
             if p.violations is not None and p.solver
         ),
+        *([(f"{infeasible:,} of {checked:,}", "infeasible plans in training")] if checked else []),
         (" – ".join(f"{s:,}" for s in dict.fromkeys((samples[0], samples[-1]))), "environment samples"),
     ]
-    evaluated = next((record.evaluation for record in records if record.evaluation), None)
     what = f"{len(records)} runs (seeds {seeds})" if len(records) > 1 else f"seed {seeds}"
     parts = [
         f"<h1>{_t(experiment.TITLE)}</h1>",
         f'<p class="muted">preset {_t(records[0].settings.get("preset"))} · {_t(what)} · '
-        f"{len(runs[0])} training episodes</p>",
+        f"{sum(e.count for e in runs[0]):,} training episodes</p>",
         '<div class="cards">'
         + "".join(f'<div class="card"><b>{_t(a)}</b><span>{_t(b)}</span></div>' for a, b in cards)
         + "</div>",
     ]
     if evaluated:
-        rows = [(row.name, *row.cells) for row in policies]
-        theirs = [(row.name, *row.cells) for row in published.deployment]
+        rows = [columns.cells(row, policies) for row in policies]
+        theirs = [columns.cells(row, policies) for row in published.deployment]
         parts.append(
             _section(
                 "Deployment",
-                _table(COLUMNS, rows, theirs),
+                _table(columns.head(policies), rows, theirs),
                 f"{evaluated.episodes} fresh episodes each, seed {evaluated.seed}, {evaluated.setting}; mean "
-                "± standard deviation over episodes. A step violates if a stock exceeds its capacity at any "
-                "moment of the period; the bound is Clopper-Pearson's upper 95 % bound on the probability of "
-                f"such a step, with steps counted as independent. Grey rows: {published.source}",
+                f"± standard deviation over episodes. {columns.note} Grey rows: {published.source}",
             )
+        )
+    if records[0].varied:
+        parts.append(
+            _section("Trials", _trials(records), f"Reward of the last {FINAL} {point}s of training.")
         )
     parts.append(
         _section(
             "Learning curve",
             figures.learning_curve(runs, published.lines),
-            "Reward of every training episode, exploration included."
+            f"Reward of every training {point}, exploration included."
             + (" The band is a 95 % bootstrap interval of the mean over runs." if len(runs) > 1 else ""),
         )
     )
-    if drawing := figures.distance_to_capacity(runs):
-        parts.append(
-            _section(
-                "Distance to capacity while training",
-                drawing,
-                "Smallest distance of each stage's stock to its capacity in every episode, and its mean over "
-                f"{figures.WINDOW} episodes; below zero the capacity was exceeded (the paper's Figure 4).",
-            )
-        )
+    parts += [_section(*section) for section in experiment.sections(records)]
     if evaluated:
+        theirs_drawn = published.deployment if published.comparable else ()
         parts.append(
             _section(
-                "Reward and penalty in deployment",
-                figures.deployment(policies, published.deployment),
-                "Boxes span the quartiles of the evaluated episodes, with median (line) and mean (diamond). "
-                "Grey: published mean ± standard deviation, where the scale of the penalties is unknown (the "
-                "paper's Figure 5).",
+                "Episodes in deployment",
+                figures.deployment(policies, theirs_drawn, columns),
+                "Boxes span the quartiles of the evaluated episodes, with median (line) and mean (diamond)."
+                + (" Grey: published means, with standard deviations where known." if theirs_drawn else ""),
             )
         )
     parts.append(_section("The solver", _solver_table(records, policies), ""))
@@ -189,15 +206,24 @@ def _page(experiment: Experiment, records: list[Record]) -> str:
 
 def _solver_table(records: list[Record], policies: list[PolicyResult]) -> str:
     """What the solver did in training, run by run, and in deployment."""
-    columns = (
-        "training, seed", "solves", "failed", "certified", "repaired", "fallback", "unsafe",
-        "solver s", "ms per step", "gap",
-    )  # fmt: skip
+    # What the algorithm counts since the start: executed actions, or plans.
+    counted = [
+        name
+        for kind, names in (
+            ("shield", OUTCOMES),
+            ("master", ("stood",)),
+            ("plans", ("checked", "infeasible")),
+        )
+        for name in (f"{kind}/{name}" for name in names)
+        if any(name in record.iterations[-1] for record in records)
+    ]
+    titles = (name.partition("/")[2] for name in counted)
+    columns = ("training, seed", "solves", "not optimal", *titles, "solver s", "ms per step", "gap")
     rows = []
     for record in records:
         lines, last = record.iterations, record.iterations[-1]
         seconds = sum(line.get("solver/seconds", 0.0) for line in lines)
-        gaps = [line["solver/gap"] for line in lines if "solver/gap" in line]
+        gaps = [line[k] for line in lines for k in ("solver/gap", "master/gap") if k in line]
         rows.append(
             (
                 str(record.settings.get("seed")),
@@ -205,10 +231,7 @@ def _solver_table(records: list[Record], policies: list[PolicyResult]) -> str:
                     f"{sum(line.get(k, 0.0) for line in lines):,.0f}"
                     for k in ("solver/solves", "solver/failures")
                 ),
-                *(
-                    f"{last.get(f'shield/{k}', 0.0):,.0f}"
-                    for k in ("certified", "repaired", "fallback", "unsafe")
-                ),
+                *(f"{last.get(name, 0.0):,.0f}" for name in counted),
                 f"{seconds:.1f}",
                 f"{1e3 * seconds / last['samples']:.2f}",
                 f"{np.mean(gaps):.2e}" if gaps else "–",
@@ -223,13 +246,27 @@ def _solver_table(records: list[Record], policies: list[PolicyResult]) -> str:
             for key in solved[0].solver
         ]
         parts.append(_table(names, cells))
-    parts.append(
-        '<p class="muted">A solve has failed unless its point was verified as optimal; its sample is left '
-        "out then. An executed action is certified if it satisfied its rows as proposed, repaired if it was "
-        "projected on them, a fallback if that failed too, and unsafe if training was told not to interfere. "
-        "A gap needs a solver that bounds the global optimum.</p>"
-    )
+    shielded = any(name.startswith("shield") for name in counted)
+    parts.append(f'<p class="muted">{_ABOUT_ACTIONS if shielded else _ABOUT_PLANS}</p>')
     return "".join(parts)
+
+
+def _trials(records: list[Record]) -> str:
+    """What a sweep chose for each trial, and what came of it."""
+    names = list(records[0].varied)
+    columns = ("trial", *(name.rpartition("/")[2] for name in names), "reward", "deployed")
+    rows = [
+        (
+            f"{i}",
+            *(record.varied.get(name, "–") for name in names),
+            number(float(np.mean([e.reward for e in record.episodes[-FINAL:]]))),
+            record.evaluation.columns.spread(record.evaluation.policies[0].reward)
+            if record.evaluation
+            else "–",
+        )
+        for i, record in enumerate(records, start=1)
+    ]
+    return _table(columns, rows)
 
 
 def _settings(records: list[Record]) -> str:

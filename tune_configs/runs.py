@@ -5,7 +5,7 @@
     run.json          the settings; everything that resuming needs
     checkpoints/      the last two, each named after the samples it has seen, each whole or absent
     result.json       one JSON object a line for each iteration, with the episodes that ended in it
-    episodes.json     all episodes so far; episodes.csv is the same for a spreadsheet
+    episodes.json     all episodes at the last checkpoint; episodes.csv is the same for a spreadsheet
     events.out...     TensorBoard; wandb/ is Weights & Biases
     evaluation.json   the trained policies on fresh episodes; report.html shows everything
 
@@ -22,6 +22,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
+from itertools import accumulate
 from pathlib import Path
 from typing import IO, Any
 
@@ -202,7 +203,8 @@ class Run:
     def write_episodes(self, episodes: Sequence[EpisodeRecord]) -> None:
         """Rewrite the record of all episodes, as JSON and as CSV."""
         self.write("episodes.json", json.dumps([asdict(e) for e in episodes]))
-        flat = [_flat(i, e) for i, e in enumerate(episodes, start=1)]
+        numbers = accumulate(e.count for e in episodes)
+        flat = [_flat(n, e) for n, e in zip(numbers, episodes, strict=True)]
         text = io.StringIO()
         if flat:
             writer = csv.DictWriter(text, list(flat[0]))
@@ -219,6 +221,7 @@ class Record:
         settings: of the run. parameters: of the algorithm, as text, where they differ from RLlib's defaults.
         iterations: scalars of each (`tune_configs.metrics`). episodes: in the order of training.
         evaluation: None if there was none.
+        varied: what a sweep chose for this trial, as text.
     """
 
     path: Path
@@ -228,6 +231,7 @@ class Record:
     episodes: list[EpisodeRecord]
     evaluation: Evaluation | None = None
     name: str = field(default="")
+    varied: dict[str, str] = field(default_factory=dict)
 
 
 def read(path: Path) -> list[Record]:
@@ -302,9 +306,11 @@ def _read_one(folder: Path, settings: dict[str, Any]) -> Record:
         # Tune writes RLlib's nested results, `train` their scalars.
         flat = scalars(line) if "env_runners" in line else {k: v for k, v in line.items() if k != "episodes"}
         iterations[flat["samples"]] = flat
-    own = dict(settings)
+    own, varied = dict(settings), {}
     if (folder / "params.json").is_file():
-        own["seed"] = json.loads((folder / "params.json").read_text()).get("seed", own.get("seed"))
+        chosen = json.loads((folder / "params.json").read_text())
+        own["seed"] = chosen.get("seed", own.get("seed"))
+        varied = {name: choice(chosen, name) for name in settings.get("varied", [])}
     parameters_file = next(
         (f / "parameters.json" for f in (folder, folder.parent) if (f / "parameters.json").is_file()), None
     )
@@ -316,7 +322,18 @@ def _read_one(folder: Path, settings: dict[str, Any]) -> Record:
         [episodes[k] for k in sorted(episodes)],
         Evaluation.load(folder / "evaluation.json") if (folder / "evaluation.json").is_file() else None,
         folder.name,
+        varied,
     )
+
+
+def choice(config: dict[str, Any], name: str) -> str:
+    """One parameter of an algorithm, by its names joined by slashes, as text; of a schedule, where it starts."""
+    value: Any = config
+    for part in name.split("/"):
+        value = value.get(part) if isinstance(value, dict) else None
+    if isinstance(value, list):
+        return f"{value[0][1]:.2g} …"
+    return "–" if value is None else f"{value:.2g}" if isinstance(value, float) else str(value)
 
 
 def _lines(path: Path) -> list[dict[str, Any]]:
@@ -334,6 +351,8 @@ def _lines(path: Path) -> list[dict[str, Any]]:
 
 def _flat(number: int, episode: EpisodeRecord) -> dict[str, float]:
     row: dict[str, float] = {"episode": number, "reward": episode.reward, "length": episode.length}
+    if episode.count > 1:
+        row["count"] = episode.count
     row |= {f"cost_{i}": c for i, c in enumerate(episode.cost)}
     row |= {f"distance_to_capacity_{i}": d for i, d in enumerate(episode.distance_to_capacity)}
     return {**row, "unsafe_steps": episode.unsafe_steps}

@@ -1,11 +1,13 @@
-"""Many trainings with Ray Tune: seeds, learning rates, ASHA, checkpoints, and resuming after a kill."""
+"""Many trainings with Ray Tune: seeds, what an experiment searches, ASHA, checkpoints, and resuming after a kill."""
 
 from __future__ import annotations
 
 import json
 import os
 import time
+from collections.abc import Mapping
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,22 +15,26 @@ from rich.console import Console
 from rich.table import Table
 
 from envs.errors import InvalidSetting
-from tune_configs.experiment import Experiment, find
-from tune_configs.runs import Actors, read_settings
+from tune_configs.experiment import Experiment, Goal, find
+from tune_configs.metrics import number
+from tune_configs.runs import Actors, choice, read_settings
 from tune_configs.tracking import prepare_wandb, tune_callbacks
 from tune_configs.training import EVALUATION_SEED, episode_lines, local_ray, parameters, set_actors
 
 METRIC = "env_runners/episode_return_mean"
-EVALUATION_EPISODES = 100
 RESTARTS = 2
 """How often a trial that failed is continued from its checkpoint before it is given up."""
 
 
-def tell_episodes(algorithm: Any, result: dict[str, Any], **kwargs: Any) -> None:
-    """RLlib callback: put the episodes of this iteration into the result, for the report."""
+def tell(algorithm: Any, result: dict[str, Any], checkpoint_every: float, **kwargs: Any) -> None:
+    """RLlib callback: put this iteration's episodes into the result, and ask for a checkpoint when it is due."""
     told = getattr(algorithm, "_episodes_told", 0)
     result["episodes"] = episode_lines(algorithm.episodes.finished, told)
     algorithm._episodes_told = len(algorithm.episodes.finished)
+    seconds = result["time_total_s"]
+    if seconds - getattr(algorithm, "_saved_after", 0.0) >= checkpoint_every:
+        result["should_checkpoint"] = True
+        algorithm._saved_after = seconds
 
 
 class Progress:
@@ -37,28 +43,27 @@ class Progress:
     EVERY = 10.0
     """[s] between two lines of a trial."""
 
-    def __init__(self, samples: int) -> None:
-        self._samples = samples
+    def __init__(self, goal: Goal) -> None:
+        self._goal = goal
         self._printed: dict[str, float] = {}
 
     def __call__(self, trial: Any, result: dict[str, Any]) -> None:
         """Tell about a new result of `trial`, unless it was told about a moment ago."""
-        seen, now = int(result.get("num_env_steps_sampled_lifetime", 0)), time.monotonic()
-        if now - self._printed.get(trial.trial_id, -self.EVERY) < self.EVERY and seen < self._samples:
+        goal = self._goal
+        seen, now = goal.seen(result), time.monotonic()
+        if now - self._printed.get(trial.trial_id, -self.EVERY) < self.EVERY and seen < goal.total:
             return
         self._printed[trial.trial_id] = now
         reward = (result.get("env_runners") or {}).get("episode_return_mean", float("nan"))
         seed = trial.config.get("seed")
-        text = (
-            f"trial {trial.trial_id} seed {seed}: {seen:,} of {self._samples:,} samples, reward {reward:.1f}"
-        )
-        print(text, flush=True)
+        text = f"trial {trial.trial_id} seed {seed}: {seen:,} of {goal.total:,} {goal.unit}"
+        print(f"{text}, reward {number(reward)}", flush=True)
 
 
-def _callbacks(samples: int, wandb_mode: str) -> list[Any]:
+def _callbacks(goal: Goal, wandb_mode: str) -> list[Any]:
     from ray.tune import Callback
 
-    progress = Progress(samples)
+    progress = Progress(goal)
 
     class Told(Callback):
         """Passes results on; the class is made here because only a sweep imports Ray."""
@@ -90,7 +95,7 @@ def begin(
 
     Args:
         path: of its folder. seeds: trials ``0 .. seeds - 1``. episodes: of each; None for the experiment's.
-        samples: draws of the learning rates for each seed; None keeps the preset's.
+        samples: draws of what the experiment searches, for each seed; None keeps the preset's parameters.
         asha: stop bad trials early.
         parallel: trials at once; None for as many as fit.
         actors: of each trial.
@@ -105,13 +110,14 @@ def begin(
         raise InvalidSetting(
             "run", f"{path} is not empty", "Continue it with --resume, or choose another folder with --run."
         )
-    settings = {
+    settings: dict[str, Any] = {
         "sweep": True,
         "experiment": experiment,
         "preset": preset,
         "episodes": episodes,
         "seeds": seeds,
         "actors": asdict(actors),
+        "varied": varied(space.to_dict()),
     }
     try:
         path.mkdir(parents=True, exist_ok=True)
@@ -124,16 +130,16 @@ def begin(
             "Choose another folder with --run.",
         ) from error
 
-    steps = dict.fromkeys(chosen.STOP, episodes * chosen.EPISODE_LENGTH)
-    space.training(steps_per_iteration=min(space.steps_per_iteration, *steps.values()))
-    space.callbacks(on_train_result=tell_episodes)
+    goal = Goal.of(chosen, episodes)
+    space.callbacks(on_train_result=partial(tell, checkpoint_every=chosen.CHECKPOINT_EVERY))
     set_actors(space, actors)
+    chosen.fit(space, episodes)
     wandb_mode = prepare_wandb(True)
     from ray import tune
     from ray.tune.schedulers import ASHAScheduler
 
-    iterations = -(-max(steps.values()) // space.steps_per_iteration)
-    with local_ray(actors):
+    grace = max(1, goal.total // 5)
+    with local_ray(_closed(chosen, preset, actors)):
         tuner = tune.Tuner(
             space.algo_class,
             param_space=space,
@@ -142,24 +148,33 @@ def begin(
                 mode="max",
                 num_samples=samples or 1,
                 max_concurrent_trials=parallel,
-                scheduler=ASHAScheduler(max_t=iterations, grace_period=max(1, iterations // 5))
-                if asha
-                else None,
+                scheduler=ASHAScheduler(goal.metric, max_t=goal.total, grace_period=grace) if asha else None,
             ),
             run_config=tune.RunConfig(
                 name=path.name,
                 storage_path=str(path.resolve().parent),
-                stop=steps,
-                checkpoint_config=tune.CheckpointConfig(
-                    num_to_keep=2, checkpoint_frequency=1, checkpoint_at_end=True
-                ),
+                stop={goal.metric: goal.total},
+                checkpoint_config=tune.CheckpointConfig(num_to_keep=2, checkpoint_at_end=True),
                 failure_config=tune.FailureConfig(max_failures=RESTARTS),
-                callbacks=_callbacks(max(steps.values()), wandb_mode),
+                callbacks=_callbacks(goal, wandb_mode),
                 verbose=0,
             ),
         )
         results = tuner.fit()
-    return _finish(chosen, path, results, max(steps.values()), console)
+    return _finish(chosen, path, results, goal, settings["varied"], console)
+
+
+def varied(space: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """Parameters that a search space leaves open, but for those that follow from others; names joined by slashes."""
+    from ray.tune.search.sample import Domain, Function
+
+    found = []
+    for name, value in space.items():
+        if isinstance(value, Mapping) and "grid_search" not in value:
+            found += varied(value, f"{prefix}{name}/")
+        elif isinstance(value, Mapping) or (isinstance(value, Domain) and not isinstance(value, Function)):
+            found.append(f"{prefix}{name}")
+    return sorted(found, key="seed".__ne__)
 
 
 def resume(path: Path, console: Console, experiment: str) -> Any:
@@ -181,32 +196,42 @@ def resume(path: Path, console: Console, experiment: str) -> Any:
 
     if not tune.Tuner.can_restore(str(path.resolve())):
         raise InvalidSetting("run", f"{path} was interrupted before its first trial", "Begin a new sweep.")
-    trainable = chosen.config(settings["preset"]).algo_class
-    with local_ray(Actors(**settings.get("actors", {}))):
-        tuner = tune.Tuner.restore(str(path.resolve()), trainable=trainable, resume_errored=True)
+    config = _closed(chosen, settings["preset"], Actors(**settings.get("actors", {})))
+    with local_ray(config):
+        tuner = tune.Tuner.restore(str(path.resolve()), trainable=config.algo_class, resume_errored=True)
         results = tuner.fit()
-    return _finish(chosen, path, results, settings["episodes"] * chosen.EPISODE_LENGTH, console)
+    goal = Goal.of(chosen, settings["episodes"])
+    return _finish(chosen, path, results, goal, settings.get("varied", ["seed"]), console)
 
 
-def _finish(experiment: Experiment, path: Path, results: Any, samples: int, console: Console) -> Any:
+def _closed(chosen: Experiment, preset: str, actors: Actors) -> Any:
+    """The preset without a search space, which asks Ray for what every trial asks for."""
+    config = chosen.config(preset)
+    set_actors(config, actors)
+    return config
+
+
+def _finish(
+    experiment: Experiment, path: Path, results: Any, goal: Goal, names: list[str], console: Console
+) -> Any:
     """Print the trials and the best checkpoint, deploy the finished ones, write the report."""
     from tune_configs.report import write_report
 
     table = Table(title=f"Trials of {path.name}", title_justify="left")
-    for i, column in enumerate(("trial", "seed", "critic rate", "actor rate", "reward", "samples", "state")):
-        table.add_column(column, justify="right" if 0 < i < 6 else "left")
+    shown = [name.rpartition("/")[2] for name in names]
+    for column in ("trial", *shown, "reward", goal.unit, "state"):
+        table.add_column(column, justify="left" if column in ("trial", "state") else "right")
     ranked = sorted(results, key=_reward, reverse=True)
     for result in ranked:
         metrics = result.metrics or {}
-        config, seen = metrics.get("config", {}), int(metrics.get("num_env_steps_sampled_lifetime", 0))
-        state = "failed" if result.error else "finished" if seen >= samples else "stopped early"
-        rates = (_rate(config.get("critic_lr")), _rate(config.get("actor_lr")))
-        name = str(metrics.get("trial_id", Path(result.path).name))
-        table.add_row(
-            name, str(config.get("seed", "–")), *rates, f"{_reward(result):.1f}", f"{seen:,}", state
-        )
+        config, seen = metrics.get("config", {}), goal.seen(metrics)
+        state = "failed" if result.error else "finished" if seen >= goal.total else "stopped early"
+        choices = (choice(config, name) for name in names)
+        trial = str(metrics.get("trial_id", Path(result.path).name))
+        table.add_row(trial, *choices, number(_reward(result)), f"{seen:,}", state)
         if state == "finished" and result.checkpoint is not None:
-            found = experiment.evaluation(Path(result.checkpoint.path), EVALUATION_EPISODES, EVALUATION_SEED)
+            checkpoint = Path(result.checkpoint.path)
+            found = experiment.evaluation(checkpoint, experiment.EVALUATION_EPISODES, EVALUATION_SEED)
             found.save(Path(result.path) / "evaluation.json")
     console.print(table)
     for result in ranked:
@@ -224,10 +249,3 @@ def _reward(result: Any) -> float:
     reward = ((result.metrics or {}).get("env_runners") or {}).get("episode_return_mean")
     # A trial without an episode ranks last.
     return float("-inf") if reward is None or reward != reward else float(reward)
-
-
-def _rate(rate: Any) -> str:
-    """A learning rate; of a schedule, where it starts."""
-    if isinstance(rate, list):
-        return f"{rate[0][1]:.2g} …"
-    return "–" if rate is None else f"{rate:.2g}"

@@ -1,4 +1,4 @@
-"""Training in this process: `Algorithm.train()` in a loop, with a checkpoint after every iteration."""
+"""Training in this process: `Algorithm.train()` in a loop, with checkpoints in between."""
 
 from __future__ import annotations
 
@@ -8,19 +8,20 @@ import math
 import os
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import asdict, replace
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from algorithms.common.episodes import EpisodeRecord
 from envs.errors import InvalidSetting
-from tune_configs.experiment import Experiment, find
-from tune_configs.metrics import scalars
+from tune_configs.experiment import Experiment, Goal, find
+from tune_configs.metrics import number, scalars
 from tune_configs.runs import Actors, Run, Settings
 from tune_configs.tracking import Tracker, prepare_wandb
 
@@ -40,29 +41,29 @@ def train(run: Run, console: Console) -> None:
     wandb_mode = prepare_wandb(settings.wandb)
     config = configured(experiment, settings)
     run.write("parameters.json", json.dumps(parameters(config), indent=1))
-    target = settings.episodes * experiment.EPISODE_LENGTH
+    goal = Goal.of(experiment, settings.episodes)
     begin = run.newest_intact(
         lambda text: console.print(f"[yellow]{text} Trying the one before.[/]", highlight=False)
     )
-    with local_ray(settings.actors):
+    with local_ray(config):
         algorithm = config.build_algo()
         try:
             if begin is not None:
                 algorithm.restore_from_path(str(begin))
-                console.print(f"Continuing after {int(begin.name):,} of {target:,} samples.")
-            _loop(run, algorithm, target, wandb_mode, console)
+                seen = goal.counted(algorithm)
+                console.print(f"Continuing after {seen:,} of {goal.total:,} {goal.unit}.")
+            _loop(run, algorithm, goal, experiment.CHECKPOINT_EVERY, wandb_mode, console)
         finally:
             algorithm.stop()
 
 
 def configured(experiment: Experiment, settings: Settings) -> Any:
-    """The experiment's configuration with the run's settings; its iterations end with the last sample."""
+    """The experiment's configuration with the run's settings; its iterations fit their number of episodes."""
     config = experiment.config(settings.preset, settings.seed)
     set_actors(config, settings.actors)
     if settings.certify:
         config.training(certify=True)
-    samples = settings.episodes * experiment.EPISODE_LENGTH
-    config.training(steps_per_iteration=math.gcd(config.steps_per_iteration, samples))
+    experiment.fit(config, settings.episodes)
     return config
 
 
@@ -105,8 +106,8 @@ def _text(value: Any) -> str:
 
 
 @contextmanager
-def local_ray(actors: Actors) -> Iterator[None]:
-    """Ray for this process and its actors, quietly, unless it runs already.
+def local_ray(config: Any) -> Iterator[None]:
+    """Ray for this process and the actors of an algorithm, quietly, unless it runs already.
 
     ``RAY_ADDRESS`` joins a cluster instead, and is set in every job.
     """
@@ -117,10 +118,11 @@ def local_ray(actors: Actors) -> Iterator[None]:
     warnings.filterwarnings("ignore", category=DeprecationWarning)
     mine = not ray.is_initialized()
     if mine:
-        wanted = 1 + actors.env_runners + actors.solver_workers
-        here: dict[str, Any] = {"num_cpus": max(os.cpu_count() or 1, wanted)}
-        if actors.solver_nodes:
-            here["resources"] = {SOLVER: float(actors.solver_workers)}
+        wanted = config.algo_class.default_resource_request(config).required_resources
+        here = {
+            "num_cpus": max(os.cpu_count() or 1, math.ceil(wanted.get("CPU", 1.0))),
+            "resources": {SOLVER: wanted[SOLVER]} if SOLVER in wanted else {},
+        }
         ray.init(
             include_dashboard=False,
             log_to_driver=False,
@@ -134,20 +136,23 @@ def local_ray(actors: Actors) -> Iterator[None]:
             ray.shutdown()
 
 
-def _loop(run: Run, algorithm: Any, target: int, wandb_mode: str, console: Console) -> None:
+def _loop(
+    run: Run, algorithm: Any, goal: Goal, checkpoint_every: float, wandb_mode: str, console: Console
+) -> None:
     samples = _samples(algorithm)
     lines = run.keep_results(samples)
-    seconds = lines[-1]["seconds"] if lines else 0.0
-    totals = np.sum([_solves(line) for line in lines], axis=0) if lines else np.zeros(2)
+    saved = seconds = lines[-1]["seconds"] if lines else 0.0
     run.write_episodes(algorithm.episodes.finished)
     told = len(algorithm.episodes.finished)
     tracker = Tracker(run.path, run.settings, wandb_mode, samples)
     try:
-        with _Line(console, run.settings.episodes, told) as line:
-            while samples < target:
+        with _Line(console, run.settings.episodes, played(algorithm.episodes.finished)) as line:
+            seen = goal.counted(algorithm)
+            while seen < goal.total:
                 start = time.perf_counter()
                 result = algorithm.train()
                 seconds += time.perf_counter() - start
+                seen = goal.counted(algorithm)
                 before, samples = samples, _samples(algorithm)
                 if samples == before:
                     raise RuntimeError(
@@ -159,16 +164,17 @@ def _loop(run: Run, algorithm: Any, target: int, wandb_mode: str, console: Conso
                     "seconds": seconds,
                     "iteration": len(lines) + 1,
                 }
-                figures["reward_last_10"] = _last_reward(algorithm)
+                figures["reward_last_10"] = last_reward(episodes)
                 lines.append(figures)
                 # The line first: whatever a kill leaves, no line of a checkpointed iteration is missing.
                 run.append_result({**figures, "episodes": episode_lines(episodes, told)})
-                run.save_checkpoint(samples, lambda folder: algorithm.save_to_path(str(folder)))
-                run.write_episodes(episodes)
+                if seen >= goal.total or seconds - saved >= checkpoint_every:
+                    run.save_checkpoint(samples, lambda folder: algorithm.save_to_path(str(folder)))
+                    run.write_episodes(episodes)
+                    saved = seconds
                 tracker.log(figures)
                 told = len(episodes)
-                totals = totals + _solves(figures)
-                line.show(told, figures["reward_last_10"], totals)
+                line.show(played(episodes), figures["reward_last_10"], _tally(lines))
     except OSError as error:
         raise InvalidSetting(
             "run",
@@ -179,22 +185,39 @@ def _loop(run: Run, algorithm: Any, target: int, wandb_mode: str, console: Conso
         tracker.close()
 
 
-def episode_lines(episodes: list[Any], told: int) -> list[dict[str, Any]]:
-    """The episodes after the first `told`, numbered from 1, as plain data."""
-    return [{"episode": i, **vars(e)} for i, e in enumerate(episodes[told:], start=told + 1)]
+def episode_lines(episodes: list[EpisodeRecord], told: int) -> list[dict[str, Any]]:
+    """The records after the first `told` as plain data, each with the number of its last episode, from 1."""
+    numbers = list(accumulate(e.count for e in episodes))
+    return [{"episode": n, **asdict(e)} for n, e in zip(numbers[told:], episodes[told:], strict=True)]
+
+
+def played(episodes: Sequence[EpisodeRecord]) -> int:
+    """How many episodes the records stand for."""
+    return sum(e.count for e in episodes)
+
+
+def last_reward(episodes: Sequence[EpisodeRecord], count: int = 10) -> float:
+    """Mean reward of the last `count` episodes, or of all that were played together with them; NaN without any."""
+    total, weights = 0.0, 0
+    for episode in reversed(episodes):
+        total, weights = total + episode.count * episode.reward, weights + episode.count
+        if weights >= count:
+            break
+    return total / weights if weights else math.nan
 
 
 def _samples(algorithm: Any) -> int:
     return int(algorithm.metrics.peek(("env_runners", "num_env_steps_sampled_lifetime"), default=0))
 
 
-def _last_reward(algorithm: Any) -> float:
-    last = [episode.reward for episode in algorithm.episodes.finished[-10:]]
-    return float(np.mean(last)) if last else math.nan
-
-
-def _solves(figures: dict[str, Any]) -> Any:
-    return np.array([figures.get("solver/solves", 0.0), figures.get("solver/failures", 0.0)])
+def _tally(lines: list[dict[str, Any]]) -> str:
+    """The counts that must stay small: plans that were infeasible, or else solves that failed."""
+    if "plans/checked" in lines[-1]:
+        return f"plans {lines[-1]['plans/checked']:,.0f}, infeasible {lines[-1]['plans/infeasible']:,.0f}"
+    solves, failures = (
+        sum(line.get(f"solver/{name}", 0.0) for line in lines) for name in ("solves", "failures")
+    )
+    return f"solves {solves:,.0f}, failed {failures:,.0f}"
 
 
 class _Line:
@@ -225,8 +248,8 @@ class _Line:
     def __exit__(self, *_: object) -> None:
         self._progress.stop()
 
-    def show(self, done: int, reward: float, totals: Any) -> None:
-        text = f"reward of last 10: {reward:.1f}  solves {totals[0]:,.0f}, failed {totals[1]:,.0f}"
+    def show(self, done: int, reward: float, tally: str) -> None:
+        text = f"reward lately {number(reward)}  {tally}"
         self._progress.update(self._task, completed=done, text=text)
         now = time.monotonic()
         if not self._console.is_terminal and (now - self._printed >= self.EVERY or done >= self._episodes):

@@ -12,7 +12,7 @@ from envs.errors import InvalidSetting
 from envs.inventory import DEFAULT, STRESS, MultiEchelonInventory
 from envs.inventory.evaluation import demand_paths
 from tune_configs import cli, experiment, omlt_ddpg_inventory, tracking
-from tune_configs.evaluation import Evaluation, PolicyResult
+from tune_configs.evaluation import Columns, Evaluation, PolicyResult
 from tune_configs.metrics import scalars
 
 NAME = "omlt_ddpg_inventory"
@@ -50,7 +50,7 @@ def test_evaluation_is_stored_and_shown(tmp_path: Path) -> None:
     found = Evaluation(2, 9, "capacities 1, 2, 3", [row, PolicyResult("theirs", (1.0, 0.1))])
     found.save(tmp_path / "evaluation.json")
     assert Evaluation.load(tmp_path / "evaluation.json") == found
-    assert row.cells == ("2.0 ± 1.0", "2.0 ± 2.0", "2 of 60", "10.1 %", "0.50")
+    assert Columns().cells(row, [row]) == ("ours", "2.0 ± 1.0", "2.0 ± 2.0", "2 of 60", "10.1 %", "0.50")
     console = Console(width=140, record=True, file=(tmp_path / "out").open("w"))
     console.print(found.table(omlt_ddpg_inventory.PUBLISHED))
     text = console.export_text()
@@ -125,7 +125,10 @@ def test_help_teaches(command: list[str], capsys: pytest.CaptureFixture[str]) ->
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        (["train", "nothing"], "experiment: 'nothing' is unknown. Choose one of: omlt_ddpg_inventory."),
+        (
+            ["train", "nothing"],
+            "experiment: 'nothing' is unknown. Choose one of: boo_job_shop, boo_packing, omlt_ddpg_inventory.",
+        ),
         (["train", NAME, "--preset", "x"], "preset: 'x' is unknown. Choose one of: tuned, paper."),
         (["train", NAME, "--episodes", "0"], "episodes: is 0. Give at least 1."),
         (["train", NAME, "--seed", "-1"], "seed: is -1. Give at least 0."),
