@@ -2,18 +2,18 @@
 
 ``python -m benchmarks.boo_packing`` trains BOO and the pointer network with three seeds each, on the same number of
 environment evaluations, and once more BOO with the paper's features alone; plays 100 instances that training never
-saw, at N = 50 and without retraining at 30, 100 and 200; solves 40 of those at N = 50 by SCIP as nonlinear
+saw, at N = 50 and without retraining at 30, 100 and 200; solves 30 of those at N = 50 by SCIP as nonlinear
 mixed-integer programs with the objective in view; and stores ``results/boo_packing.json``, a picture, and the policies.
 Finished parts are kept in ``--folder``, so that an interrupted run goes on where it was. ``--quick`` plays the stored
 policies on 40 of the instances, and SCIP on one of them.
 
-The optimum is the best plan of 200 local searches that see the objective and, on the first 40 instances, of SCIP; where
+The optimum is the best plan of 200 local searches that see the objective and, on the first 30 instances, of SCIP; where
 SCIP closed its gap within its limit the two were compared. Seconds of SCIP are CPU time on one thread, those of
 policies wall time: reading the master into a graph, the network, the solver, K times.
 
 Keys of the result:
 
-- ``fraction_of_optimum``: mean over instances (and seeds) of f(x) / f*, K = 2, the last plan;
+- ``fraction_of_optimum``: mean over instances (and seeds) of f(x) / f*, K = 3, the last plan;
 - ``median_seconds``: of an instance, one at a time;
 - ``speedup_vs_scip``: SCIP's mean seconds (a limit counts with the limit) over the policy's;
 - ``pointer_network_fraction``: the pointer network's mean of f(x) / f*;
@@ -56,13 +56,13 @@ from solver_pool.solution import Status
 ITEMS = 50
 INSTANCES = 100
 OTHER_SIZES = (30, 100, 200)
-EVALUATIONS = 120_000
+EVALUATIONS = 180_000
 """Plans that each training executes: BOO makes K of them in an episode, the pointer network one."""
-CUTS = 2
+CUTS = 3
 VALIDATION = 48
 POINTS = 25
 SCIP_SECONDS = 60.0
-SCIP_INSTANCES = 40
+SCIP_INSTANCES = 30
 """The first of the instances; SCIP takes about a minute for each."""
 SEEDS = (0, 1, 2)
 KINDS = {"boo": SEEDS, "pointer_network": SEEDS, "boo_paper_features": (0,)}
@@ -304,7 +304,7 @@ def draw(figures: dict[str, Any]) -> Path:
     figure = Figure(figsize=(9, 3.8), layout="constrained")
     left, right = figure.subplots(1, 2)
     styles = {
-        "boo": ("BOO, K = 2", "#2563ab"),
+        "boo": ("BOO, K = 3", "#2563ab"),
         "pointer_network": ("pointer network", "#c2571a"),
         "boo_paper_features": ("BOO, the paper's features", "#7b4ea3"),
     }
@@ -347,7 +347,7 @@ def quick() -> None:
     stored = json.loads((RESULTS / "boo_packing.json").read_text())["figures"]["optima"]
     optima = [stored[str(ITEMS)][i] for i in range(40)]
     rows = {
-        "BOO, K = 2": deployed([CutWriter.from_checkpoint(STORED["boo"])], instances, optima),
+        "BOO, K = 3": deployed([CutWriter.from_checkpoint(STORED["boo"])], instances, optima),
         "pointer network": deployed(
             [CutWriter.from_checkpoint(STORED["pointer_network"])], instances, optima
         ),
@@ -355,9 +355,9 @@ def quick() -> None:
     }
     show(rows, f"40 unseen packings, N = {ITEMS}")
     answer = global_optimum(instances[0], 25.0)
-    infeasible = sum(rows[name]["infeasible"] for name in ("BOO, K = 2", "pointer network"))
+    infeasible = sum(rows[name]["infeasible"] for name in ("BOO, K = 3", "pointer network"))
     print_result(
-        keys(rows["BOO, K = 2"], rows["pointer network"], {"mean_seconds": answer.seconds}, infeasible)
+        keys(rows["BOO, K = 3"], rows["pointer network"], {"mean_seconds": answer.seconds}, infeasible)
     )
 
 
@@ -384,8 +384,8 @@ def full(folder: Path, evaluations: int, workers: int) -> None:
     for row in scip:
         optima[ITEMS][row["instance"]] = max(row["scip"], row["local"])
     rows = {
-        "BOO, K = 2": deployed(writers["boo"], instances, optima[ITEMS]),
-        "BOO, K = 2, the paper's features": deployed(writers["boo_paper_features"], instances, optima[ITEMS]),
+        "BOO, K = 3": deployed(writers["boo"], instances, optima[ITEMS]),
+        "BOO, K = 3, the paper's features": deployed(writers["boo_paper_features"], instances, optima[ITEMS]),
         "pointer network": deployed(writers["pointer_network"], instances, optima[ITEMS]),
     }
     known = references(instances, optima[ITEMS])
@@ -416,7 +416,7 @@ def full(folder: Path, evaluations: int, workers: int) -> None:
     in_training = {kind: sum(curve["infeasible"] for curve in found) for kind, found in curves.items()}
     infeasible = sum(in_training.values()) + sum(row["infeasible"] for row in rows.values())
     payload = {
-        **keys(rows["BOO, K = 2"], rows["pointer network"], solver, infeasible),
+        **keys(rows["BOO, K = 3"], rows["pointer network"], solver, infeasible),
         "expected_regret": {
             kind: float(np.mean([regret(curve["points"], "fraction") for curve in found]))
             for kind, found in curves.items()
@@ -436,7 +436,7 @@ def full(folder: Path, evaluations: int, workers: int) -> None:
         copy_policy(folders[kind, 0] / "policy", target)
     store("boo_packing", payload, command="python -m benchmarks.boo_packing", seeds=SEEDS)
     print(draw(payload))
-    print_result(keys(rows["BOO, K = 2"], rows["pointer network"], solver, infeasible))
+    print_result(keys(rows["BOO, K = 3"], rows["pointer network"], solver, infeasible))
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -23,8 +23,6 @@ FACTORS = (0.25, 0.5, 1.0, 2.0)
 def prepared(config: Any, seed: int) -> Any:
     """A preset of `algorithms.boo.presets` as an experiment runs it."""
     config.debugging(seed=seed)
-    # RLlib gives remote runners up after a minute, which is less than many episodes of the job shop take.
-    config.env_runners(sample_timeout_s=3600.0)
     return config.reporting(metrics_num_episodes_for_smoothing=256)
 
 
@@ -51,7 +49,7 @@ def sections(records: Sequence[Record]) -> list[Section]:
     lines = [[line for line in record.iterations if "master/seconds" in line] for record in records]
     drawing = figures.master_times([run for run in lines if run])
     note = (
-        "Time of one master's solve and the gap it was left with, over the last hundred batches of masters; the solver "
+        "Time of one master's solve and the gap it was left with, over the episodes of an iteration; the solver "
         "stops at its gap or its limit of time. The paper's Appendix A tells of such times falling while BOO learns."
     )
     return [Section("Master solve time over training", drawing, note)]

@@ -61,6 +61,7 @@ class BOOConfig(AlgorithmConfig):
         # Solving and sampling.
         self.solver_pool = PoolConfig()
         self.num_env_runners = 0
+        self.sample_timeout_s = 3600.0  # RLlib's minute is less than many rounds of episodes take
         self.num_envs_per_env_runner = 512
         self.env_runner_cls = CutEnvRunner
         self.episodes_to_numpy = False

@@ -10,6 +10,7 @@ from ray.rllib.core.columns import Columns
 from ray.rllib.env.single_agent_env_runner import SingleAgentEnvRunner
 from ray.rllib.env.single_agent_episode import SingleAgentEpisode
 
+from envs.cutting_planes import MasterSolution
 from envs.cutting_planes.graph import as_objects
 from envs.cutting_planes.vector import CutVectorEnv
 from solver_pool.pool import SolverPool
@@ -58,6 +59,7 @@ class CutEnvRunner(SingleAgentEnvRunner):
 
         forward = self.module.forward_exploration if explore else self.module.forward_inference
         playing, steps = list(range(self.num_envs)), 0
+        solutions: list[MasterSolution] = []
         while playing:
             out = forward({Columns.OBS: [observations[i] for i in playing]})
             actions = np.full(self.num_envs, None, dtype=object)
@@ -72,26 +74,26 @@ class CutEnvRunner(SingleAgentEnvRunner):
                     terminated=bool(terminated[i]), truncated=bool(truncated[i]), extra_model_outputs=extra,
                 )  # fmt: skip
             steps += len(playing)
-            self._log_masters()
+            solutions += self.env.solutions
             playing = [i for i in playing if not episodes[i].is_done]
 
+        self._log_masters(solutions)
         self._done_episodes_for_metrics.extend(episodes)
         self._log_env_steps(metric=self._metrics_num_env_steps_sampled, num_steps=steps)
         self._increase_sampled_metrics(steps, len(episodes))
         return episodes
 
-    def _log_masters(self) -> None:
-        """Figures of the masters that were just solved, and the count that has to stay zero."""
-        solutions = self.env.solutions
+    def _log_masters(self, solutions: list[MasterSolution]) -> None:
+        """Figures of the masters of these episodes, and the count that has to stay zero."""
         seconds = np.array([s.seconds for s in solutions])
         gaps = np.array([s.gap for s in solutions])
         bounded = np.isfinite(gaps)
         log = self.metrics.log_value
         log(("master", "solves"), len(solutions), reduce="lifetime_sum")
-        log(("master", "seconds"), float(seconds.mean()), window=100)
-        log(("master", "seconds_p95"), float(np.quantile(seconds, 0.95)), window=100)
+        log(("master", "seconds"), float(seconds.mean()), window=1)
+        log(("master", "seconds_p95"), float(np.quantile(seconds, 0.95)), window=1)
         if bounded.any():
-            log(("master", "gap"), float(gaps[bounded].mean()), window=100)
+            log(("master", "gap"), float(gaps[bounded].mean()), window=1)
         log(("master", "stood"), int((~bounded).sum()), reduce="lifetime_sum")
         counted = np.array([self.env.checked, self.env.infeasible])
         for name, new in zip(("checked", "infeasible"), (counted - self._counted).tolist(), strict=True):

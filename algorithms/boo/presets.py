@@ -23,8 +23,8 @@ def packing_paper(cuts: int = 2) -> BOOConfig:
     return config
 
 
-def packing_tuned(cuts: int = 2, episodes: int = PACKING_EPISODES) -> BOOConfig:
-    """The same with A's off-diagonal shown as edges between items, and sixteen episodes for each instance.
+def packing_tuned(cuts: int = 3, episodes: int = PACKING_EPISODES) -> BOOConfig:
+    """The same with A's off-diagonal shown as edges between items, three cuts, and sixteen episodes for each instance.
 
     `episodes` is how long the learning rate takes to fall. Without the off-diagonal even a policy fitted to optimal
     plans stays near 0.9 of the optimum. Instances differ far more in what can be earned than plans of one instance
@@ -54,9 +54,9 @@ def job_shop_tuned(episodes: int = JOB_SHOP_EPISODES) -> BOOConfig:
     """Trained on a smaller shop, for the policy does not depend on its size, with a cut at every planning moment.
 
     The jobs alone are observed, and in training the list schedule stands for the solver (a limit of 0 s), which repeats
-    exactly and plays an episode in a twentieth of a second; where few jobs are wanted it is optimal anyway. Eight episodes
-    share jobs and luck. Learning begins from the greedy plan, weights around 1. `episodes` is how long the learning
-    rate takes to fall.
+    exactly and plays an episode in a twentieth of a second; where few jobs are wanted it is optimal anyway. Eight
+    episodes share jobs and luck. Learning begins from the greedy plan, weights around 1. `episodes` is how long the
+    learning rate takes to fall.
     """
     config = BOOConfig()
     config.environment(

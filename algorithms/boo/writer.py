@@ -74,7 +74,13 @@ class CutWriter:
             raise checkpoint.CheckpointError(
                 f"checkpoint: {folder} holds no {FILE}. Give one that BOO wrote."
             )
-        parts = pickle.loads((folder / FILE).read_bytes())
-        policy = parts["class"](*parts["arguments"])
-        policy.load_state_dict({name: torch.from_numpy(value) for name, value in parts["state"].items()})
+        try:
+            parts = pickle.loads((folder / FILE).read_bytes())
+            policy = parts["class"](*parts["arguments"])
+            policy.load_state_dict({name: torch.from_numpy(value) for name, value in parts["state"].items()})
+        except (RuntimeError, TypeError, AttributeError, ImportError) as error:
+            raise checkpoint.CheckpointError(
+                f"checkpoint: {folder / FILE} was written by another version of the network ({error}). Train anew, "
+                "or deploy it with the version that wrote it."
+            ) from error
         return CutWriter(policy.eval(), parts["env"], parts["env_config"])
