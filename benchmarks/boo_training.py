@@ -40,13 +40,14 @@ def train(
     algorithm = config.build_algo()
     try:
         curve = [{"episodes": 0, "seconds": 0.0, **validate(algorithm.writer())}]
-        played, seconds, master = 0, 0.0, {}
+        played, seconds, master, learned = 0, 0.0, {}, {}
         kept = sorted(at)
         while played < episodes:
             began = time.perf_counter()
             result = algorithm.train()
             seconds += time.perf_counter() - began
             played = sum(record.count for record in algorithm.episodes.finished)
+            learned = result["learners"]["default_policy"]
             master = {k: float(v) for k, v in result["env_runners"]["master"].items()}
             while kept and played >= kept[0] * episodes:
                 _keep(algorithm.writer(), folder / f"policy_{kept.pop(0):g}")
@@ -58,6 +59,7 @@ def train(
                     "master_seconds": master["seconds"],
                     "master_seconds_p95": master["seconds_p95"],
                     "master_gap": master.get("gap", 0.0),
+                    **{k: float(learned[k]) for k in ("kl", "clipped_fraction", "entropy")},
                     **validate(algorithm.writer()),
                 }
                 curve.append(point)

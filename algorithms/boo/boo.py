@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 from ray.rllib.algorithms.algorithm import Algorithm
-from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 from ray.rllib.core import DEFAULT_MODULE_ID
 from ray.rllib.core.columns import Columns
 from ray.rllib.env.single_agent_episode import SingleAgentEpisode
@@ -32,9 +31,8 @@ from algorithms.boo.writer import CutWriter
 from algorithms.common import checkpoint
 from algorithms.common.episodes import EpisodeLog, EpisodeRecord
 from algorithms.common.policy_gradient import centred, generalised_advantages
-from algorithms.common.runners import players, reseed
+from algorithms.common.runners import players, reseed, reserved
 from envs.cutting_planes.graph import as_objects
-from solver_pool.pool import pool_bundles
 
 
 class BOO(Algorithm):
@@ -49,15 +47,9 @@ class BOO(Algorithm):
     @classmethod
     def default_resource_request(cls, config: Any) -> Any:
         """RLlib's bundles, with those of every runner's solver pool appended."""
+        runners = config["num_env_runners"] if isinstance(config, dict) else config.num_env_runners
         request = super().default_resource_request(config)
-        if not isinstance(config, AlgorithmConfig):
-            config = cls.get_default_config().update_from_dict(config)
-        bundles = pool_bundles(config.solver_pool) * max(config.num_env_runners, 1)
-        if not bundles:
-            return request
-        from ray.tune import PlacementGroupFactory
-
-        return PlacementGroupFactory([*request.bundles, *bundles], strategy=request.strategy)
+        return reserved(request, config, cls.get_default_config(), max(runners, 1))
 
     def setup(self, config: Any) -> None:
         super().setup(config)

@@ -26,9 +26,10 @@ from torch_geometric.nn.pool import global_add_pool, global_mean_pool
 
 from algorithms.boo.graphs import GraphBatch, Messages
 from envs.cutting_planes import Cut
-from envs.cutting_planes.graph import CONSTRAINT_FEATURES
+from envs.cutting_planes.graph import CONSTRAINT_FEATURES, VARIABLE_FEATURES
 
 IS_CUT = CONSTRAINT_FEATURES.index("is_cut")
+LOW, HIGH = (VARIABLE_FEATURES.index(name) for name in ("low", "high"))
 
 
 class _Product(torch.autograd.Function):
@@ -122,19 +123,23 @@ class Distribution(Protocol):
 class CutDistribution:
     """A diagonal Gaussian over one cut for each of B masters, with D weights in all.
 
+    A variable that is fixed in its master leaves nothing to decide: its weight is the mean, and has no density.
+
     Attributes:
         w: ``(D,)``, b: ``(B,)``, means. log_std: ``(2,)``, of each weight and of each bias.
-        graph: ``(D,)``, the master of each weight, ascending.
+        graph: ``(D,)``, the master of each weight, ascending. free: ``(D,)``, 0 for variables that are fixed, else 1.
     """
 
     w: Tensor
     b: Tensor
     log_std: Tensor
     graph: Tensor
+    free: Tensor
 
     def sample(self, generator: torch.Generator) -> tuple[list[Cut], Tensor]:
         std = self.log_std.detach().exp()
-        w = self.w.detach() + std[0] * torch.randn(self.w.shape, generator=generator).to(std.device)
+        noise = torch.randn(self.w.shape, generator=generator).to(std.device)
+        w = self.w.detach() + std[0] * noise * self.free
         b = self.b.detach() + std[1] * torch.randn(self.b.shape, generator=generator).to(std.device)
         return self._as_cuts(w, b), self._density(w, b)
 
@@ -150,7 +155,7 @@ class CutDistribution:
     def entropy(self) -> Tensor:
         """``(B,)`` [nats]; it grows with the number of weights."""
         constant = 0.5 * math.log(2.0 * math.pi * math.e)
-        of_w = (self.log_std[0] + constant).expand(self.w.shape)
+        of_w = (self.log_std[0] + constant) * self.free
         return (self.log_std[1] + constant).expand(self.b.shape).index_add(0, self.graph, of_w)
 
     def _density(self, w: Tensor, b: Tensor) -> Tensor:
@@ -158,7 +163,7 @@ class CutDistribution:
         std = self.log_std.exp()
         of_w = -0.5 * ((w - self.w) / std[0]) ** 2 - self.log_std[0] - half_log_two_pi
         of_b = -0.5 * ((b - self.b) / std[1]) ** 2 - self.log_std[1] - half_log_two_pi
-        return of_b.index_add(0, self.graph, of_w)
+        return of_b.index_add(0, self.graph, of_w * self.free)
 
     def _as_cuts(self, w: Tensor, b: Tensor) -> list[Cut]:
         sizes = torch.bincount(self.graph, minlength=len(self.b)).cumsum(0)[:-1].tolist()
@@ -217,5 +222,7 @@ class CutPolicy(nn.Module):
         made = global_add_pool(graph.constraints[:, IS_CUT], graph.constraint_graph, graph.size)
         carried = torch.bincount(graph.cut_graph, minlength=graph.size)
         bias = self.bias(pooled)[:, 0] - self.supersede * carried * made
-        distribution = CutDistribution(self.weight(carriers)[:, 0], bias, self.log_std, graph.cut_graph)
+        bounds = graph.variables[graph.cut_variables][:, [LOW, HIGH]]
+        free = (bounds[:, 0] < bounds[:, 1]).float()
+        distribution = CutDistribution(self.weight(carriers)[:, 0], bias, self.log_std, graph.cut_graph, free)
         return distribution, self.value(pooled)[:, 0]

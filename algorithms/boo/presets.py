@@ -11,7 +11,7 @@ from envs.job_shop.planning import SETTINGS as JOB_SHOP_MASTERS
 PACKING = "solverl/Packing-v0"
 JOB_SHOP = "solverl/JobShop-v0"
 PACKING_EPISODES = 60_000
-JOB_SHOP_EPISODES = 16_000
+JOB_SHOP_EPISODES = 10_000
 JOB_SHOP_STEPS = 7
 """Planning moments of an episode, about."""
 

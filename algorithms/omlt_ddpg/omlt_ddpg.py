@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 from ray.rllib.algorithms.algorithm import Algorithm
-from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 from ray.rllib.core import DEFAULT_MODULE_ID
 from ray.rllib.core.columns import Columns
 from ray.rllib.execution.rollout_ops import synchronous_parallel_sample
@@ -28,12 +27,12 @@ from algorithms.common import checkpoint
 from algorithms.common.connectors import Exploration, ShieldActions
 from algorithms.common.episodes import EpisodeLog
 from algorithms.common.replay import ReplayBuffer
-from algorithms.common.runners import players, reseed
+from algorithms.common.runners import players, reseed, reserved
 from algorithms.common.shield import SAFE_WITHIN
 from algorithms.omlt_ddpg.config import OMLTDDPGConfig
 from algorithms.safe.policy import PlainActor, SafePolicy
 from envs.safe_set import violation
-from solver_pool.pool import SolverPool, pool_bundles
+from solver_pool.pool import SolverPool
 from solver_pool.problem import MLP, Array, CriticBatch
 
 
@@ -49,17 +48,7 @@ class OMLTDDPG(Algorithm):
     @classmethod
     def default_resource_request(cls, config: Any) -> Any:
         """RLlib's bundles, with the solver's appended, so that Tune reserves them with the trial."""
-        request = super().default_resource_request(config)
-        pool = (
-            config
-            if isinstance(config, AlgorithmConfig)
-            else cls.get_default_config().update_from_dict(config)
-        ).solver_pool
-        if not pool.n_workers:
-            return request
-        from ray.tune import PlacementGroupFactory
-
-        return PlacementGroupFactory([*request.bundles, *pool_bundles(pool)], strategy=request.strategy)
+        return reserved(super().default_resource_request(config), config, cls.get_default_config())
 
     def setup(self, config: Any) -> None:
         super().setup(config)

@@ -185,7 +185,8 @@ def with_cuts(
         A=matrix,
         row_low=np.append(program.row_low, np.full(count, -np.inf)),
         row_high=np.append(program.row_high, rows.biases),
-        low=np.append(program.low, rows.low),
+        # Not `rows.low`: below a finite bound HiGHS 1.15.1 was seen to call a plan optimal that was not.
+        low=np.append(program.low, -np.inf),
         high=np.append(program.high, rows.high),
         integer=np.append(program.integer, False),
         start=start,

@@ -77,5 +77,11 @@ class PackingEnv(CuttingPlaneEnv):
         """Begin an episode; see the class and `CuttingPlaneEnv.reset`."""
         if options and "instance" in options:
             self.instance = options["instance"]
-            options = {**options, "problem": packing_problem(self.instance, self.couplings)}
+            if "problem" not in options:
+                options = {**options, "problem": packing_problem(self.instance, self.couplings)}
         return super().reset(seed=seed, options=options)
+
+    @property
+    def again(self) -> dict[str, Any]:
+        """Options of `reset` with which another environment plays this instance."""
+        return {"instance": self.instance, "problem": self.problem}
