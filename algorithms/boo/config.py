@@ -57,6 +57,7 @@ class BOOConfig(AlgorithmConfig):
         self.vf_loss_coeff = 0.5
         self.entropy_coeff = 1e-3
         self.grad_clip = 1.0
+        self.target_kl: float | None = None
         self.group_size = 1
         # Solving and sampling.
         self.solver_pool = PoolConfig()
@@ -81,6 +82,7 @@ class BOOConfig(AlgorithmConfig):
         clip_param: float = NotProvided,
         vf_loss_coeff: float = NotProvided,
         entropy_coeff: float = NotProvided,
+        target_kl: float | None = NotProvided,
         group_size: int = NotProvided,
         solver_pool: PoolConfig = NotProvided,
         **kwargs: Any,
@@ -95,6 +97,7 @@ class BOOConfig(AlgorithmConfig):
             prior: mean of the weights of a cut in the beginning.
             lambda_: of the generalised advantage estimate.
             clip_param, vf_loss_coeff, entropy_coeff: of PPO's loss.
+            target_kl: divergence from the sampling policy at which the epochs of a batch end; None runs them all.
             group_size: episodes that play each instance (with the same luck), whose advantages are centred by the
                 others of the group; 1 leaves the baseline to the value head. It divides the number of environments.
             solver_pool: where masters are solved; of each environment runner.
@@ -116,6 +119,8 @@ class BOOConfig(AlgorithmConfig):
             self._value_error(
                 f"grad_clip: is {self.grad_clip}; it must be positive, or None for no clipping."
             )
+        if self.target_kl is not None and not self.target_kl > 0:
+            self._value_error(f"target_kl: is {self.target_kl}; it must be positive, or None for no limit.")
         rates = [self.lr] if isinstance(self.lr, int | float) else [rate for _, rate in self.lr]
         if not all(0 <= rate < math.inf for rate in rates):
             self._value_error(f"lr: is {self.lr}; rates must not be negative.")

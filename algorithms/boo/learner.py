@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -47,18 +48,18 @@ class BOOLearner(TorchLearner):
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
         size = len(data[Columns.OBS])
         skipped, losses = 0, None
-        for _ in range(config.num_epochs):
-            order = self._generator.permutation(size)
-            for minibatch in np.array_split(order, max(round(size / config.minibatch_size), 1)):
-                losses = self._losses({name: column[minibatch] for name, column in data.items()})
-                optimizer.zero_grad()
-                losses.total.backward()  # type: ignore[no-untyped-call]
-                self._all_reduce(parameters)
-                norm = torch.nn.utils.clip_grad_norm_(parameters, config.grad_clip or torch.inf)
-                if not (torch.isfinite(losses.total) and torch.isfinite(norm)):
-                    skipped += 1
-                    continue
-                optimizer.step()
+        for minibatch in self._minibatches(size):
+            losses = self._losses({name: column[minibatch] for name, column in data.items()})
+            if self._beyond(losses.kl):
+                break
+            optimizer.zero_grad()
+            losses.total.backward()  # type: ignore[no-untyped-call]
+            self._all_reduce(parameters)
+            norm = torch.nn.utils.clip_grad_norm_(parameters, config.grad_clip or torch.inf)
+            if not (torch.isfinite(losses.total) and torch.isfinite(norm)):
+                skipped += 1
+                continue
+            optimizer.step()
         assert losses is not None
         for name, value in (
             ("policy_loss", losses.policy), ("value_loss", losses.value), ("entropy", losses.entropy),
@@ -67,6 +68,21 @@ class BOOLearner(TorchLearner):
             self.metrics.log_value((DEFAULT_MODULE_ID, name), float(value.detach()), window=1)
         self.metrics.log_value((DEFAULT_MODULE_ID, "skipped_minibatches"), skipped, reduce="lifetime_sum")
         return {}, {DEFAULT_MODULE_ID: losses.total.detach()}, {}
+
+    def _minibatches(self, size: int) -> Iterator[Any]:
+        """Indices of each minibatch of all epochs, every epoch in an order of its own."""
+        for _ in range(self.config.num_epochs):
+            order = self._generator.permutation(size)
+            yield from np.array_split(order, max(round(size / self.config.minibatch_size), 1))
+
+    def _beyond(self, kl: torch.Tensor) -> bool:
+        """Whether the policy is as far from the one that sampled as it may go; all learners agree on it."""
+        if self.config.target_kl is None:
+            return False
+        if self.config.num_learners > 1:
+            torch.distributed.all_reduce(kl)
+            kl = kl / self.config.num_learners
+        return bool(kl > self.config.target_kl)
 
     def _losses(self, data: dict[str, Any]) -> Losses:
         module: BOOModule = self.module[DEFAULT_MODULE_ID].unwrapped()
