@@ -121,6 +121,7 @@ def fractions(rows: list[dict[str, Any]], optima: list[float], key: str = "value
 def configuration(kind: str, seed: int, evaluations: int) -> Any:
     from algorithms.baselines.pointer_network.config import PointerNetworkConfig
     from algorithms.boo import presets
+    from algorithms.common.schedules import decay
 
     if kind == "boo":
         config = presets.packing_tuned(CUTS, evaluations // CUTS)
@@ -134,7 +135,8 @@ def configuration(kind: str, seed: int, evaluations: int) -> Any:
         config.env_runners(num_envs_per_env_runner=tuned.num_envs_per_env_runner)
         config.training(
             group_size=tuned.group_size,
-            lr=5e-4,
+            lr=decay(5e-4, 0.1, evaluations),
+            target_kl=0.1,
             num_epochs=1,
             minibatch_size=tuned.minibatch_size,
             entropy_coeff=0.0,

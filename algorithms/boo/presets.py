@@ -75,8 +75,8 @@ def job_shop_tuned(episodes: int = JOB_SHOP_EPISODES) -> BOOConfig:
     config.env_runners(num_envs_per_env_runner=64)
     config.training(
         group_size=8,
-        lr=decay(5e-4, 0.1, JOB_SHOP_STEPS * episodes),
-        target_kl=0.2,
+        lr=decay(2e-4, 0.1, JOB_SHOP_STEPS * episodes),
+        target_kl=0.1,
         num_epochs=2,
         minibatch_size=128,
         entropy_coeff=0.0,
