@@ -135,11 +135,11 @@ def configuration(kind: str, seed: int, evaluations: int) -> Any:
         config.env_runners(num_envs_per_env_runner=tuned.num_envs_per_env_runner)
         config.training(
             group_size=tuned.group_size,
-            lr=decay(5e-4, 0.1, evaluations),
+            lr=decay(2e-4, 0.1, evaluations),
             target_kl=0.1,
             num_epochs=1,
             minibatch_size=tuned.minibatch_size,
-            entropy_coeff=0.0,
+            entropy_coeff=3e-3,
         )
     return config.debugging(seed=seed)
 

@@ -135,8 +135,8 @@ class BOO(Algorithm):
                 self.metrics.log_value(("solver", *name.split("/")), value, **how)
 
     def writer(self) -> CutWriter:
-        """The policy as it is now, for deployment without Ray."""
-        return CutWriter(deepcopy(self.get_module().policy), str(self.config.env), self.config.env_config)
+        """The deployed policy as it is now; it needs no Ray."""
+        return CutWriter(deepcopy(self.get_module().deployed), str(self.config.env), self.config.env_config)
 
     # Checkpoints: everything that the next step depends on.
 

@@ -58,6 +58,7 @@ class BOOConfig(AlgorithmConfig):
         self.entropy_coeff = 1e-3
         self.grad_clip = 1.0
         self.target_kl: float | None = None
+        self.deployed_rate = 1.0
         self.group_size = 1
         # Solving and sampling.
         self.solver_pool = PoolConfig()
@@ -83,6 +84,7 @@ class BOOConfig(AlgorithmConfig):
         vf_loss_coeff: float = NotProvided,
         entropy_coeff: float = NotProvided,
         target_kl: float | None = NotProvided,
+        deployed_rate: float = NotProvided,
         group_size: int = NotProvided,
         solver_pool: PoolConfig = NotProvided,
         **kwargs: Any,
@@ -98,6 +100,7 @@ class BOOConfig(AlgorithmConfig):
             lambda_: of the generalised advantage estimate.
             clip_param, vf_loss_coeff, entropy_coeff: of PPO's loss.
             target_kl: divergence from the sampling policy at which the epochs of a batch end; None runs them all.
+            deployed_rate: rate of the averaging, an iteration, of the deployed policy; 1 deploys the latest.
             group_size: episodes that play each instance (with the same luck), whose advantages are centred by the
                 others of the group; 1 leaves the baseline to the value head. It divides the number of environments.
             solver_pool: where masters are solved; of each environment runner.
@@ -127,6 +130,8 @@ class BOOConfig(AlgorithmConfig):
         for name in ("log_std", "prior"):
             if not math.isfinite(getattr(self, name)):
                 self._value_error(f"{name}: is {getattr(self, name)}; it must be finite.")
+        if not 0 < self.deployed_rate <= 1:
+            self._value_error(f"deployed_rate: is {self.deployed_rate}; it must lie in (0, 1].")
         for name in ("gamma", "lambda_"):
             if not 0 <= getattr(self, name) <= 1:
                 self._value_error(f"{name}: is {getattr(self, name)}; it must lie in [0, 1].")

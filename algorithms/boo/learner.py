@@ -30,7 +30,7 @@ class BOOLearner(TorchLearner):
         self._generator = np.random.default_rng(self.config.seed or 0)
 
     def configure_optimizers_for_module(self, module_id: str, config: Any = None) -> None:
-        parameters = list(self.module[module_id].parameters())
+        parameters = list(self._boo_module(module_id).policy.parameters())
         self.register_optimizer(
             module_id=module_id,
             optimizer=torch.optim.Adam(parameters, lr=self._first_rate()),
@@ -61,6 +61,7 @@ class BOOLearner(TorchLearner):
                 continue
             optimizer.step()
         assert losses is not None
+        self._boo_module(DEFAULT_MODULE_ID).average(config.deployed_rate)
         for name, value in (
             ("policy_loss", losses.policy), ("value_loss", losses.value), ("entropy", losses.entropy),
             ("kl", losses.kl), ("clipped_fraction", losses.clipped),
@@ -85,8 +86,7 @@ class BOOLearner(TorchLearner):
         return bool(kl > self.config.target_kl)
 
     def _losses(self, data: dict[str, Any]) -> Losses:
-        module: BOOModule = self.module[DEFAULT_MODULE_ID].unwrapped()
-        out = module.forward_train({Columns.OBS: list(data[Columns.OBS])})
+        out = self._boo_module(DEFAULT_MODULE_ID).forward_train({Columns.OBS: list(data[Columns.OBS])})
         distribution, values = out[DISTRIBUTION], out[Columns.VF_PREDS]
         return clipped_surrogate(
             distribution.log_prob(data[Columns.ACTIONS]),
@@ -99,6 +99,10 @@ class BOOLearner(TorchLearner):
             value_coefficient=self.config.vf_loss_coeff,
             entropy_coefficient=self.config.entropy_coeff,
         )
+
+    def _boo_module(self, module_id: str) -> BOOModule:
+        module: BOOModule = self.module[module_id].unwrapped()
+        return module
 
     def compute_loss_for_module(
         self, *, module_id: str, config: Any, batch: dict[str, Any], fwd_out: dict[str, Any]

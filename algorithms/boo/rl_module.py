@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from typing import Any
 
 import torch
@@ -37,10 +38,12 @@ class BOOModule(TorchRLModule):
                 config["supersede"],
                 config["prior"],
             )
+        # What is deployed: an average over the last updates, whose noise it does not follow.
+        self.deployed = deepcopy(self.policy).requires_grad_(False)
         self.generator = torch.Generator().manual_seed(config["seed"])
 
     def _forward_inference(self, batch: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
-        distribution, _ = self.policy(self._graph(batch))
+        distribution, _ = self.deployed(self._graph(batch))
         return {Columns.ACTIONS: distribution.mode()}
 
     def _forward_exploration(self, batch: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
@@ -51,6 +54,12 @@ class BOOModule(TorchRLModule):
             Columns.ACTION_LOGP: log_prob.tolist(),
             Columns.VF_PREDS: values.tolist(),
         }
+
+    def average(self, rate: float) -> None:
+        """Move the deployed policy by `rate` of its distance to the learning one."""
+        with torch.no_grad():
+            for kept, new in zip(self.deployed.parameters(), self.policy.parameters(), strict=True):
+                kept.lerp_(new, rate)
 
     def _forward_train(self, batch: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
         distribution, values = self.policy(self._graph(batch))
