@@ -220,11 +220,25 @@ def test_an_update_is_an_adam_step_on_ppos_loss(built: Build) -> None:
     for name, expected, found in zip(
         dict(twin.named_parameters()), twin.parameters(), policy_of(algorithm).parameters(), strict=True
     ):
-        clear = (
-            expected.grad.abs() > 1e-4
-        )  # Adam's first step is the gradient's sign: nothing for one that is rounding
+        # Adam's first step is the gradient's sign: nothing for one that is rounding.
+        clear = expected.grad.abs() > 1e-4
         torch.testing.assert_close(found[clear], expected[clear], rtol=1e-3, atol=2e-5, msg=name)
     assert sum(int((g > 1e-4).sum()) for g in gradients) > 1000
+
+
+def test_epochs_end_at_the_divergence_asked_for_and_an_average_is_deployed(built: Build) -> None:
+    algorithm = built(small(target_kl=1e-9, deployed_rate=0.25))
+    module = algorithm.learner_group._learner.module[DEFAULT_MODULE_ID].unwrapped()
+    before = [p.detach().clone() for p in module.deployed.parameters()]
+    algorithm.train()
+    optimizer = algorithm.learner_group._learner.get_optimizer(DEFAULT_MODULE_ID)
+    steps = {int(state["step"]) for state in optimizer.state.values()}
+    assert steps == {1}, "the first minibatch meets the sampling policy, the second no longer does"
+    for old, kept, new in zip(before, module.deployed.parameters(), module.policy.parameters(), strict=True):
+        torch.testing.assert_close(kept.detach(), old + 0.25 * (new.detach() - old))
+    graph, _ = PackingEnv(**PACKING).reset(seed=1)
+    mean = module.deployed(GraphBatch.of([graph]))[0].mode()[0]
+    np.testing.assert_array_equal(algorithm.writer()([graph])[0].w, mean.w)
 
 
 def test_a_loss_that_is_not_finite_is_skipped_and_counted(shared: BOO) -> None:
