@@ -29,6 +29,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from rich.console import Console
 from rich.table import Table
 
@@ -376,6 +377,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--train", type=int, metavar="SEED", help="only this training, into --folder")
     parser.add_argument("--evaluate", metavar="PART/PARTS", help="only a part of the episodes, into --folder")
     options = parser.parse_args(arguments)
+    torch.set_num_threads(1)  # a second one only waits
     seeds = [int(seed) for seed in options.seeds.split(",")]
     if options.quick:
         quick()

@@ -33,6 +33,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from rich.console import Console
 from rich.table import Table
 
@@ -462,6 +463,7 @@ def main(arguments: list[str] | None = None) -> None:
     )
     parser.add_argument("--draw", action="store_true", help="draw the stored figures again")
     options = parser.parse_args(arguments)
+    torch.set_num_threads(1)  # a second one only waits
     if options.quick:
         quick()
     elif options.draw:

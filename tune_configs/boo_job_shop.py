@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 
 from algorithms.boo.writer import CutWriter
 from envs.cutting_planes import FeasibilityCount
@@ -110,6 +111,7 @@ def evaluation(checkpoint: Path, episodes: int, seed: int) -> Evaluation:
     Raises:
         CheckpointError: if the checkpoint is missing or damaged.
     """
+    torch.set_num_threads(1)  # graphs of this size gain nothing from a second one
     writer = CutWriter.from_checkpoint(checkpoint)
     env = JobShopEnv(**{**writer.env_config, "settings": SETTINGS, "exchanges": EXCHANGES})
     episodes_drawn = []
