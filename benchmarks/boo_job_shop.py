@@ -61,7 +61,7 @@ EPISODES = 200
 POINTS = (1 / 3, 2 / 3, 1.0)
 FEWER = 60
 """Episodes of the baselines beside the greedy MILP, whose masters take seconds."""
-VALIDATION = 24
+VALIDATION = 16
 UNSEEN = 2_000_000
 """Seeds of the evaluation's episodes; those of training and validation are others."""
 STORED = RESULTS / "boo_job_shop_policy"
@@ -135,7 +135,7 @@ def train_one(seed: int, folder: Path) -> None:
 
     ray = local_cluster()
     try:
-        train(config, presets.JOB_SHOP_EPISODES, validate, 6, folder, POINTS[:-1])
+        train(config, presets.JOB_SHOP_EPISODES, validate, 4, folder, POINTS[:-1])
     finally:
         ray.shutdown()
 

@@ -11,7 +11,7 @@ from envs.job_shop.planning import SETTINGS as JOB_SHOP_MASTERS
 PACKING = "solverl/Packing-v0"
 JOB_SHOP = "solverl/JobShop-v0"
 PACKING_EPISODES = 60_000
-JOB_SHOP_EPISODES = 4_000
+JOB_SHOP_EPISODES = 6_000
 JOB_SHOP_STEPS = 7
 """Planning moments of an episode, about."""
 
@@ -72,7 +72,7 @@ def job_shop_tuned(episodes: int = JOB_SHOP_EPISODES) -> BOOConfig:
             "exchanges": 200,
         },
     )
-    config.env_runners(num_envs_per_env_runner=64)
+    config.env_runners(num_envs_per_env_runner=128)
     config.training(
         group_size=8,
         lr=decay(5e-4, 0.1, JOB_SHOP_STEPS * episodes),

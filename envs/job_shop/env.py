@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any, ClassVar, Literal, TypeAlias
 
 import gymnasium as gym
@@ -16,7 +17,14 @@ from envs.cutting_planes.graph import VARIABLE_FEATURES, CutSpace, GraphBuilder,
 from envs.cutting_planes.master import MasterSettings
 from envs.errors import InvalidSetting
 from envs.job_shop.heuristic import EXCHANGES
-from envs.job_shop.instance import DELAY_PROBABILITIES, OPERATIONS, draw_delays, draw_job_shop
+from envs.job_shop.instance import (
+    DELAY_PROBABILITIES,
+    LONGEST_DELAY,
+    OPERATIONS,
+    Ints,
+    draw_delays,
+    draw_job_shop,
+)
 from envs.job_shop.milp import busy_machines
 from envs.job_shop.planning import SETTINGS, Planner
 from envs.job_shop.simulation import NEVER
@@ -30,13 +38,15 @@ JOB_FEATURES = (
     "is_job", "duration_0", "duration_1", "duration_2", "operations_left", "ready", "running", "delay_probability",
     *(f"class_{c}" for c in range(len(DELAY_PROBABILITIES))),
     "work_left", "slack", "open_delays", "expected_delays", "free_copies",
+    "finish_probability", "finish_rate", "risk_rate",
 )  # fmt: skip
 """Of the variable y_j; zero elsewhere. Durations are over 3 months, times over T.
 
 ``work_left`` is what the operations still to start should take, ``slack`` what would remain to T after it;
 ``open_delays`` counts operations whose delay is not known yet, the running one included, ``expected_delays`` those
 times the probability of each, both over 3; ``free_copies`` is the share of machines of the next operation's type that
-are free in this month."""
+are free in this month. ``finish_probability`` is that of ending by T if nothing waits for a machine, ``finish_rate``
+the same for each expected month of work that is left, times 3, ``risk_rate`` that times the probability of a delay."""
 
 START_FEATURES = ("is_start", *(f"machine_{m}" for m in range(OPERATIONS)), "start", "duration")
 """Of a variable X[g, m, t]; zero elsewhere."""
@@ -201,6 +211,26 @@ def machine_months(planner: Planner) -> MixedIntegerProgram:
     )  # fmt: skip
 
 
+@lru_cache(maxsize=1)
+def _delay_sums() -> Array:
+    """``(n + 1, classes, months + 1)``: the probability that n delays take so many months or fewer together."""
+    longest = OPERATIONS * LONGEST_DELAY
+    sums = np.zeros((OPERATIONS + 1, len(DELAY_PROBABILITIES), longest + 1))
+    for c, p in enumerate(DELAY_PROBABILITIES):
+        one, total = np.array([1.0 - p, *[p / LONGEST_DELAY] * LONGEST_DELAY]), np.ones(1)
+        for n in range(OPERATIONS + 1):
+            sums[n, c, : len(total)] = total
+            total = np.convolve(total, one)
+    return np.asarray(sums.cumsum(axis=2))
+
+
+def finish_probability(classes: Ints, open_delays: Ints, slack: Ints) -> Array:
+    """``(J,)``, that the delays not known yet take no more than `slack` [months] together; 0 where it is negative."""
+    table = _delay_sums()
+    known = table[open_delays, classes, np.clip(slack, 0, table.shape[2] - 1)]
+    return np.where(slack >= 0, known, 0.0)
+
+
 def features(planner: Planner) -> Array:
     """`FEATURES` of the variables of the planner's present master, ``(n, f)``."""
     instance, state, model = planner.instance, planner.state, planner.model
@@ -215,13 +245,16 @@ def features(planner: Planner) -> Array:
     on_time = started & (state.end > state.month) & (state.end - state.start == instance.durations)
     open_delays = ahead.sum(axis=1) + on_time.sum(axis=1)
     busy = busy_machines(instance, state)[:, min(state.month, horizon - 1)]
+    p = instance.delay_probability
+    finish = finish_probability(instance.classes, open_delays, horizon - ready - work_left)
+    rate = 3.0 * finish / np.maximum(work_left + (1 + LONGEST_DELAY) / 2 * p * open_delays, 1.0)
     free_copies = np.maximum(instance.copies - busy, 0)[np.minimum(stage, OPERATIONS - 1)] / instance.copies
     out[:jobs, : len(JOB_FEATURES)] = np.column_stack(
         [
             np.ones(jobs), instance.durations / 3.0, (OPERATIONS - stage) / OPERATIONS, ready / horizon, running,
             instance.delay_probability, np.eye(len(DELAY_PROBABILITIES))[instance.classes],
             work_left / horizon, (horizon - ready - work_left) / horizon, open_delays / OPERATIONS,
-            open_delays * instance.delay_probability / OPERATIONS, free_copies,
+            open_delays * p / OPERATIONS, free_copies, finish, rate, p * rate,
         ]
     )  # fmt: skip
     at = model.starts

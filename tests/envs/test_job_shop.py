@@ -37,8 +37,9 @@ from envs.job_shop import (
     schedule_model,
     true_profits,
 )
-from envs.job_shop.env import FEATURES, JOB_FEATURES, machine_months
+from envs.job_shop.env import FEATURES, JOB_FEATURES, finish_probability, machine_months
 from envs.job_shop.heuristic import list_schedule
+from envs.job_shop.instance import DELAY_PROBABILITIES
 from envs.job_shop.planning import SETTINGS
 from solver_pool.backends import highs
 
@@ -183,7 +184,7 @@ def test_list_schedules_are_feasible_and_no_better_than_possible(seed: int, jobs
     rng = np.random.default_rng(seed)
     instance = drawn(seed, jobs, copies=copies)
     cuts = [Cut(rng.standard_normal(jobs), float(rng.standard_normal())) for _ in range(2)]
-    schedule = list_schedule(instance, at_start(instance), cuts, rng, iterations=50)
+    schedule = list_schedule(instance, at_start(instance), cuts, rng, exchanges=50)
     assert check_plan(instance, at_start(instance), schedule) == []
     model = schedule_model(instance)
     master = Master(model.program, model.cut_variables, replace(SETTINGS, normalise=False))
@@ -438,6 +439,17 @@ def test_the_jobs_alone_are_observed_under_rows_that_the_master_implies() -> Non
         with pytest.raises(StopIteration) as end:
             step.send(master.solve())
         graph, _, over, _, _ = end.value.value
+
+
+def test_the_probability_of_finishing_is_that_of_all_delays_together() -> None:
+    for c, p in enumerate(DELAY_PROBABILITIES):
+        chance = {0: 1.0 - p, 1: p / 3, 2: p / 3, 3: p / 3}
+        for n in range(4):
+            for slack in range(-1, 11):
+                every = itertools.product(chance, repeat=n)
+                exact = sum(float(np.prod([chance[d] for d in ds])) for ds in every if sum(ds) <= slack)
+                found = finish_probability(np.array([c]), np.array([n]), np.array([slack]))
+                assert found[0] == pytest.approx(exact, abs=1e-12)
 
 
 def test_a_list_schedule_that_places_every_job_keeps_the_order_of_its_weights() -> None:
