@@ -34,7 +34,7 @@ from rich.console import Console
 from rich.table import Table
 
 from algorithms.boo.writer import CutWriter
-from benchmarks.boo_training import copy_policy, train
+from benchmarks.boo_training import copy_policy, regret, train
 from benchmarks.common import RESULTS, local_cluster, print_result, store
 from envs.cutting_planes.feasibility import FeasibilityCount
 from envs.job_shop import (
@@ -309,7 +309,7 @@ def run(*arguments: str) -> None:
         raise RuntimeError(f"{' '.join(command)} failed:\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}")
 
 
-def full(folder: Path, seeds: list[int], workers: int) -> None:
+def full(folder: Path, seeds: list[int], episodes: int, workers: int) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     names = ",".join(str(seed) for seed in seeds)
     with ThreadPoolExecutor(workers) as threads:
@@ -321,7 +321,17 @@ def full(folder: Path, seeds: list[int], workers: int) -> None:
         for job in jobs:
             job.result()
         parts = [
-            threads.submit(run, "--evaluate", f"{part}/{workers}", "--folder", str(folder), "--seeds", names)
+            threads.submit(
+                run,
+                "--evaluate",
+                f"{part}/{workers}",
+                "--folder",
+                str(folder),
+                "--seeds",
+                names,
+                "--episodes",
+                str(episodes),
+            )
             for part in range(workers)
         ]
         for job in parts:
@@ -350,10 +360,7 @@ def full(folder: Path, seeds: list[int], workers: int) -> None:
         **keys(pooled["1.00"], infeasible),
         "points_of_training": pooled,
         "paper": PAPER,
-        "integral_over_training": float(
-            np.mean([np.trapezoid([p["ratio"] for p in c["points"]], [p["episodes"] for p in c["points"]])
-                     / c["points"][-1]["episodes"] for c in curves])
-        ),
+        "integral_over_training": float(np.mean([1.0 - regret(c["points"], "ratio") for c in curves])),
         "policies": found,
         "curves": curves,
         "training_plans": sum(curve["plans"] for curve in curves),
@@ -371,7 +378,7 @@ def main(arguments: list[str] | None = None) -> None:
     )
     parser.add_argument("--quick", action="store_true", help="play the stored policy, within a minute")
     parser.add_argument("--folder", type=Path, default=Path("runs/boo_job_shop"), help="of finished parts")
-    parser.add_argument("--seeds", default="0,1,2", help="of the trainings (default 0,1,2)")
+    parser.add_argument("--seeds", default="0", help="of the trainings (default 0)")
     parser.add_argument("--episodes", type=int, default=EPISODES, help=f"to evaluate (default {EPISODES})")
     parser.add_argument("--parallel", type=int, default=2, help="processes at a time (default 2)")
     parser.add_argument("--train", type=int, metavar="SEED", help="only this training, into --folder")
@@ -387,7 +394,7 @@ def main(arguments: list[str] | None = None) -> None:
         part, parts = (int(number) for number in options.evaluate.split("/"))
         evaluate(part, parts, options.episodes, options.folder, seeds)
     else:
-        full(options.folder, seeds, options.parallel)
+        full(options.folder, seeds, options.episodes, options.parallel)
 
 
 if __name__ == "__main__":

@@ -327,6 +327,7 @@ def draw(figures: dict[str, Any]) -> Path:
     left.axhline(1.0, color="0.5", linewidth=0.8)
     left.set(xlabel="environment evaluations", ylabel="fraction of the optimum, held-out instances")
     left.legend(fontsize=8)
+    left.locator_params(axis="x", nbins=5)
     for curve in figures["curves"]["boo"]:
         points = curve["points"][1:]
         x = [point["episodes"] for point in points]

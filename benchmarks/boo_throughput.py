@@ -54,7 +54,7 @@ def workloads(quick: bool) -> dict[str, tuple[Callable[[], list[Any]], float, in
 
 def play(envs: list[Any], supersede: float, rounds: int, workers: int) -> dict[str, float]:
     """Evaluations a second and shares of the time; an evaluation is a master that was solved."""
-    pool = SolverPool(PoolConfig(n_workers=workers))
+    pool = SolverPool(PoolConfig(n_workers=workers, cpus_per_worker=0.5))
     vector = CutVectorEnv(envs, pool)
     space = vector.single_observation_space
     with torch.random.fork_rng(devices=[]):
