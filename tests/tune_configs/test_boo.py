@@ -85,13 +85,13 @@ def test_packing_trains_and_deploys(packing: Path) -> None:
     record = read(packing)[0]
     assert [e.count for e in record.episodes] == [8, 8, 8]
     assert record.iterations[-1]["episode"] == 24
-    assert record.iterations[-1]["plans/checked"] == record.iterations[-1]["samples"] == 48
+    assert record.iterations[-1]["plans/checked"] == record.iterations[-1]["samples"] == 72
     assert record.iterations[-1]["plans/infeasible"] == 0
     rows = (packing / "episodes.csv").read_text().splitlines()
     assert [row.split(",")[0] for row in rows] == ["episode", "8", "16", "24"]
     policies = {row.name: row for row in evaluated(packing).policies}
     last, best = policies["BOO, last plan"], policies["BOO, best plan (objective observable)"]
-    assert (last.violations, last.steps, best.steps) == (0, 8, 8)
+    assert (last.violations, last.steps, best.steps) == (0, 12, 12)
     assert all(a <= b <= 1.0 for a, b in zip(last.rewards, best.rewards, strict=True))
     linear = policies["linearised objective"]
     np.testing.assert_allclose(linear.more["reward (12)"], 1.0)
@@ -141,7 +141,7 @@ def test_a_stopped_run_continues_the_same(
         patch.setattr(Run, "save_checkpoint", first_only(Run.save_checkpoint))
         flags = ["--seed", "3", "--episodes", str(EPISODES), "--evaluation-episodes", "4", "--no-wandb"]
         assert cli.main(["train", PACKING, *flags, "--run", str(run)]) == 130
-    assert [p.name for p in Run.open(run).checkpoints()] == ["000000016"]
+    assert [p.name for p in Run.open(run).checkpoints()] == ["000000024"]
     assert cli.main(["train", PACKING, "--resume", "--run", str(run)]) == 0
     ours, theirs = read(run)[0], read(packing)[0]
     assert ours.episodes == theirs.episodes
@@ -157,7 +157,7 @@ def test_a_stopped_run_continues_the_same(
 
 def first_only(save: Any) -> Any:
     def saving(self: Run, samples: int, write: Any) -> None:
-        if samples == 16:
+        if samples == 24:
             save(self, samples, write)
 
     return saving
