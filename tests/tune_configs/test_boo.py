@@ -213,7 +213,7 @@ def test_evaluation_needs_no_ray(packing: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert "0 of 6" in done.stdout
+    assert "0 of 9" in done.stdout
     assert "MINLP" in done.stdout
 
 
