@@ -36,6 +36,7 @@ from rich.table import Table
 from algorithms.boo.writer import CutWriter
 from benchmarks.boo_training import copy_policy, regret, train
 from benchmarks.common import RESULTS, local_cluster, print_result, store
+from envs.cutting_planes import MasterSettings
 from envs.cutting_planes.feasibility import FeasibilityCount
 from envs.job_shop import (
     JobShop,
@@ -61,7 +62,7 @@ EPISODES = 200
 POINTS = (1 / 3, 2 / 3, 1.0)
 FEWER = 60
 """Episodes of the baselines beside the greedy MILP, whose masters take seconds."""
-VALIDATION = 16
+VALIDATION = 48
 UNSEEN = 2_000_000
 """Seeds of the evaluation's episodes; those of training and validation are others."""
 STORED = RESULTS / "boo_job_shop_policy"
@@ -76,7 +77,9 @@ def episode(i: int, jobs: int = JOBS, copies: int = COPIES, base: int = UNSEEN) 
     return instance, draw_delays(generator, instance)
 
 
-def by_writer(writer: CutWriter, instance: JobShop, delays: Ints) -> tuple[dict[str, Any], Simulation]:
+def by_writer(
+    writer: CutWriter, instance: JobShop, delays: Ints, masters: MasterSettings = MASTERS
+) -> tuple[dict[str, Any], Simulation]:
     """Play an episode with the cuts of a trained policy."""
     config = {
         **writer.env_config,
@@ -84,7 +87,7 @@ def by_writer(writer: CutWriter, instance: JobShop, delays: Ints) -> tuple[dict[
         "months": instance.months,
         "copies": instance.copies,
     }
-    env = JobShopEnv(**{**config, "settings": MASTERS, "exchanges": EXCHANGES})
+    env = JobShopEnv(**{**config, "settings": masters, "exchanges": EXCHANGES})
     began = time.perf_counter()
     graph, _ = env.reset(options={"instance": instance, "delays": delays})
     over = False
@@ -130,12 +133,14 @@ def train_one(seed: int, folder: Path) -> None:
     milp = float(np.mean([by_cuts(count_jobs(j), j, d)[0]["profit"] for j, d in episodes]))
 
     def validate(writer: CutWriter) -> dict[str, float]:
-        profits = [by_writer(writer, j, d)[0]["profit"] for j, d in episodes]
+        # By list schedules, as in training: the MILP is asked once and takes its time.
+        masters = replace(MASTERS, time_limit=0.0)
+        profits = [by_writer(writer, j, d, masters)[0]["profit"] for j, d in episodes]
         return {"profit": float(np.mean(profits)), "ratio": float(np.mean(profits)) / milp}
 
     ray = local_cluster()
     try:
-        train(config, presets.JOB_SHOP_EPISODES, validate, 4, folder, POINTS[:-1])
+        train(config, presets.JOB_SHOP_EPISODES, validate, 12, folder, POINTS[:-1])
     finally:
         ray.shutdown()
 

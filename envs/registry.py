@@ -20,6 +20,10 @@ ENVIRONMENTS: dict[str, dict[str, Any]] = {
     },
     "solverl/Packing-v0": {"entry_point": "envs.packing.env:PackingEnv"},
     "solverl/JobShop-v0": {"entry_point": "envs.job_shop.env:JobShopEnv"},
+    "solverl/GridWorld-v0": {"entry_point": "envs.tabular.env:GridWorldEnv"},
+    "solverl/TabularGymnasium-v0": {"entry_point": "envs.tabular.adapter:TabularGymnasium"},
+    "solverl/Tracking-v0": {"entry_point": "envs.tracking.env:Tracking"},
+    "solverl/LinearTube-v0": {"entry_point": "envs.linear_tube.env:LinearTube"},
 }
 
 

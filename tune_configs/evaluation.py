@@ -101,7 +101,7 @@ class Columns:
     Attributes:
         reward, penalty: of an episode, with units; an empty `penalty` leaves the column out.
         digits: behind the point, of figures of episodes.
-        violations: what is counted. time: of what [ms].
+        violations: what is counted; empty leaves it out, with its bound. time: of what [ms].
         reference: the policy by whose reward the others' are divided in a column of their own; empty for none.
         note: what is counted and how, for the report.
     """
@@ -122,8 +122,7 @@ class Columns:
             *([f"over {self.reference} [95 %]"] if self.reference else []),
             *([self.penalty] if self.penalty else []),
             *_more(rows),
-            self.violations,
-            "95 % bound",
+            *([self.violations, "95 % bound"] if self.violations else []),
             self.time,
         )
 
@@ -143,11 +142,21 @@ class Columns:
             ),
             *([self.spread(row.penalty)] if self.penalty else []),
             *(
-                self.spread((float(np.mean(values)), float(np.std(values))) if values else None)
+                self.spread(
+                    (float(np.mean(values)), float(np.std(values)) if len(values) > 1 else math.nan)
+                    if values
+                    else None
+                )
                 for values in (row.more.get(name) for name in _more(rows))
             ),
-            "–" if row.violations is None else f"{row.violations:,} of {row.steps:,}",
-            "–" if row.bound is None else f"{100 * row.bound:.3g} %",
+            *(
+                [
+                    "–" if row.violations is None else f"{row.violations:,} of {row.steps:,}",
+                    "–" if row.bound is None else f"{100 * row.bound:.3g} %",
+                ]
+                if self.violations
+                else []
+            ),
             "–" if row.ms_per_action is None else f"{row.ms_per_action:.2f}",
         )
 

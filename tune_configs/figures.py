@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import itertools
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import matplotlib
@@ -18,6 +18,7 @@ from algorithms.common.episodes import EpisodeRecord
 from envs.job_shop import Bar, JobShop, draw_gantt
 from envs.job_shop.instance import OPERATIONS
 from envs.statistics import bootstrap_interval
+from envs.tabular import Layout, draw_occupancy, draw_policy
 from tune_configs.evaluation import Columns, PolicyResult
 
 COLOURS = ("#2563ab", "#c2571a", "#2e8b57", "#7b4ea3", "#8c6d1f", "#a33b5e")
@@ -158,6 +159,68 @@ def gantt(schedules: Mapping[str, Sequence[Bar]], instance: JobShop) -> str:
             draw_gantt(list(bars), instance, axes)
             axes.set_title(name)
         return _svg(figure, "gantt")
+
+
+def planes(paths: Mapping[str, Array], draw: Callable[[Array, Any], None]) -> str:
+    """Paths of states ``(T + 1, k, 2)`` of several policies side by side, each drawn by `draw` under its name."""
+    with matplotlib.rc_context(_STYLE):
+        figure = Figure(figsize=(8.6, 3.4), layout="constrained")
+        panels = np.atleast_1d(figure.subplots(1, len(paths), sharex=True, sharey=True))
+        for axes, (name, path) in zip(panels, paths.items(), strict=True):
+            draw(path, axes)
+            axes.get_legend().remove()
+            axes.set_title(name)
+        return _svg(figure, "episodes in the plane")
+
+
+def optimality(runs: Sequence[Sequence[Mapping[str, float]]]) -> str:
+    """Distance to the optimal value, and excess over the budgets, of tabular policies by samples.
+
+    Args:
+        runs: the scalars of each one's iterations (`metrics.scalars`); several are drawn with their mean's interval.
+    """
+    with matplotlib.rc_context(_STYLE):
+        figure = Figure(figsize=(8.6, 3.3), layout="constrained")
+        for axes, (name, label), colour in zip(
+            figure.subplots(1, 2),
+            (("value_gap", "distance to the optimal value"), ("violation", "cost beyond the budget")),
+            COLOURS,
+            strict=False,
+        ):
+            rows = _stack([[line[f"crl/{name}"] for line in run] for run in runs])
+            x = np.array([line["samples"] for line in runs[0][: rows.shape[1]]])
+            if len(rows) == 1:
+                axes.plot(x, rows[0], color=colour, linewidth=1.6)
+            else:
+                for row in rows:
+                    axes.plot(x, row, color=colour, alpha=0.25, linewidth=0.9)
+                _band(axes, x, rows, colour, "")
+            axes.axhline(0.0, color=GREY, linewidth=0.8)
+            axes.set(xlabel="environment samples", ylabel=label)
+            axes.xaxis.set_major_locator(MaxNLocator(nbins=5, integer=True))
+        return _svg(figure, "distance to the optimum")
+
+
+def tabular_policies(drawing: Mapping[str, Any]) -> str:
+    """Expected visits and actions of tabular policies, a row for each.
+
+    Args:
+        drawing: ``rows``, ``columns``, ``marks``, ``moves`` of a `Layout`, and ``occupations (S, A)`` by policy.
+    """
+    marks = {int(state): mark for state, mark in drawing["marks"].items()}
+    layout = Layout(
+        drawing["rows"], drawing["columns"], marks, tuple((down, right) for down, right in drawing["moves"])
+    )
+    with matplotlib.rc_context({**_STYLE, "axes.grid": False}):
+        count = len(drawing["occupations"])
+        figure = Figure(figsize=(8.6, 3.9 * count * layout.rows / layout.columns), layout="constrained")
+        panels = figure.subplots(count, 2, squeeze=False)
+        for (name, found), (left, right) in zip(drawing["occupations"].items(), panels, strict=True):
+            draw_occupancy(left, layout, np.array(found).sum(axis=1))
+            draw_policy(right, layout, np.array(found))
+            left.set_title(f"{name}: visits")
+            right.set_title("actions")
+        return _svg(figure, "tabular policies")
 
 
 def record_name(runs: Sequence[Sequence[EpisodeRecord]]) -> str:

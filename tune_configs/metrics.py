@@ -8,6 +8,7 @@ from typing import Any
 
 OUTCOMES = ("certified", "repaired", "fallback", "unsafe")
 LOSSES = ("critic_loss", "actor_loss", "policy_loss", "value_loss", "entropy", "kl", "clipped_fraction")
+CRL = ("value", "value_gap", "violation", "infeasible")
 MASTER = ("seconds", "seconds_p95", "gap", "stood")
 
 
@@ -17,7 +18,9 @@ def scalars(result: Mapping[str, Any]) -> dict[str, float]:
     ``samples``, ``episode`` (the last one's number) and ``seconds`` [s] since the start; ``reward_mean`` over the last
     episodes; the learner's `LOSSES`; executed actions since the start by what the shield did, ``shield/<outcome>``;
     of masters with cuts, lately, ``master/seconds`` [s], their quantile ``seconds_p95`` and ``gap``, and since the
-    start ``stood`` (solves without a new plan); ``plans/checked`` and ``infeasible`` since the start; and of this
+    start ``stood`` (solves without a new plan); ``plans/checked`` and ``infeasible`` since the start; of tabular
+    policies in their true model ``crl/value``, its distance to the optimum ``value_gap`` and ``violation`` of the
+    budgets, and the plans whose program was ``infeasible`` since the start; and of this
     iteration's solves ``solver/solves``, ``failures`` (not certified optimal), ``seconds`` [s],
     ``seconds_per_step`` [s / environment step], ``worker_restarts``, ``replays`` and, where the solver bounds
     the global optimum, ``gap``. Each counter of each backend (`SolverPool.metrics`) is
@@ -33,6 +36,7 @@ def scalars(result: Mapping[str, Any]) -> dict[str, float]:
         "episode": runners.get("num_episodes_lifetime"),
         **{name: learner.get(name) for name in LOSSES},
         **{f"master/{name}": _mapping(runners, "master").get(name) for name in MASTER},
+        **{f"crl/{name}": _mapping(result, "crl").get(name) for name in CRL},
         **{f"plans/{name}": _mapping(runners, "plans").get(name) for name in ("checked", "infeasible")},
     }
     shield = _mapping(runners, "shield")

@@ -156,12 +156,12 @@ def evaluation(
     results = (
         []
         if safe.actor is None
-        else [_measure("actor alone", _alone(safe, safe.actor), played, episodes, seed)]
+        else [measured("actor alone", _alone(safe, safe.actor), played, episodes, seed)]
     )
     recorded = Recorded(safe)
-    results.append(_measure("SAFE", recorded, played, episodes, seed, recorded))
+    results.append(measured("SAFE", recorded, played, episodes, seed, recorded))
     results.append(
-        _measure("base-stock, tuned (reference)", tuned_base_stock(played), played, episodes, seed)
+        measured("base-stock, tuned (reference)", tuned_base_stock(played), played, episodes, seed)
     )
     best = perfect_information(played, demand_paths(played, episodes, seed))
     results.append(PolicyResult("perfect information (upper bound)", (float(best.mean()), float(best.std()))))
@@ -224,7 +224,7 @@ def _alone(safe: SafePolicy, actor: PlainActor) -> Callable[[Array], Array]:
     return lambda observations: executable(low + (high - low) * actor(safe.encoder.encode(observations)))
 
 
-def _measure(
+def measured(
     name: str,
     policy: Callable[[Array], Array],
     played: InventoryChain,
@@ -232,6 +232,7 @@ def _measure(
     seed: int,
     recorded: Recorded | None = None,
 ) -> PolicyResult:
+    """The row of a policy on fresh episodes of the chain; `recorded` is the policy, if it keeps its solves."""
     stats: EpisodeStats = evaluate(policy, played, episodes, seed)
     solver = {} if recorded is None else recorded.figures()
     times: list[float] = []

@@ -28,6 +28,10 @@ _ABOUT_PLANS = (
     "A solve is not optimal if its limit of time came before the gap was closed: its best plan is feasible all the "
     "same. Where it had none, the plan before stood. Every plan was checked by code that did not build the master."
 )
+_ABOUT_TABLES = (
+    "A solve is an optimistic plan over the ball of kernels around the counts. It is not optimal if no kernel in the "
+    "ball and no policy kept the budgets; the radius was doubled then."
+)
 
 _CSS = """
 :root { color-scheme: light; }
@@ -168,7 +172,8 @@ def _page(experiment: Experiment, records: list[Record]) -> str:
                 "Deployment",
                 _table(columns.head(policies), rows, theirs),
                 f"{evaluated.episodes} fresh episodes each, seed {evaluated.seed}, {evaluated.setting}; mean "
-                f"± standard deviation over episodes. {columns.note} Grey rows: {published.source}",
+                f"± standard deviation over episodes. {columns.note}"
+                + (f" Grey rows: {published.source}" if theirs else ""),
             )
         )
     if records[0].varied:
@@ -246,8 +251,14 @@ def _solver_table(records: list[Record], policies: list[PolicyResult]) -> str:
             for key in solved[0].solver
         ]
         parts.append(_table(names, cells))
-    shielded = any(name.startswith("shield") for name in counted)
-    parts.append(f'<p class="muted">{_ABOUT_ACTIONS if shielded else _ABOUT_PLANS}</p>')
+    about = (
+        _ABOUT_TABLES
+        if any("crl/infeasible" in record.iterations[-1] for record in records)
+        else _ABOUT_ACTIONS
+        if any(name.startswith("shield") for name in counted)
+        else _ABOUT_PLANS
+    )
+    parts.append(f'<p class="muted">{about}</p>')
     return "".join(parts)
 
 

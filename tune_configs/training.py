@@ -21,7 +21,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from algorithms.common.episodes import EpisodeRecord
 from envs.errors import InvalidSetting
 from tune_configs.experiment import Experiment, Goal, find
-from tune_configs.metrics import number, scalars
+from tune_configs.metrics import OUTCOMES, number, scalars
 from tune_configs.runs import Actors, Run, Settings
 from tune_configs.tracking import Tracker, prepare_wandb
 
@@ -78,6 +78,12 @@ def set_actors(config: Any, actors: Actors) -> None:
             env_runner_health_probe_timeout_s=5.0,
         )
     if actors.solver_workers:
+        if not hasattr(config, "solver_pool"):
+            raise InvalidSetting(
+                "--solver-workers",
+                f"is {actors.solver_workers}, but {config.algo_class.__name__} has no solver pool",
+                "Leave it out: the shield solves where the environments run.",
+            )
         from solver_pool.pool import PoolConfig
 
         pool = PoolConfig(n_workers=actors.solver_workers)
@@ -211,9 +217,12 @@ def _samples(algorithm: Any) -> int:
 
 
 def _tally(lines: list[dict[str, Any]]) -> str:
-    """The counts that must stay small: plans that were infeasible, or else solves that failed."""
-    if "plans/checked" in lines[-1]:
-        return f"plans {lines[-1]['plans/checked']:,.0f}, infeasible {lines[-1]['plans/infeasible']:,.0f}"
+    """The counts that must stay small: infeasible plans, solves that failed, or else what the shield did."""
+    last = lines[-1]
+    if "plans/checked" in last:
+        return f"plans {last['plans/checked']:,.0f}, infeasible {last['plans/infeasible']:,.0f}"
+    if "solver/solves" not in last and "shield/certified" in last:
+        return ", ".join(f"{name} {last[f'shield/{name}']:,.0f}" for name in OUTCOMES)
     solves, failures = (
         sum(line.get(f"solver/{name}", 0.0) for line in lines) for name in ("solves", "failures")
     )

@@ -101,7 +101,11 @@ class BOO(Algorithm):
         values = [np.array(e.get_extra_model_outputs(Columns.VF_PREDS), dtype=np.float64) for e in episodes]
         advantages = [
             generalised_advantages(
-                np.array(e.get_rewards(), dtype=np.float64), v, config.gamma, config.lambda_
+                np.array(e.get_rewards(), dtype=np.float64),
+                v,
+                np.append(v[1:], 0.0),
+                config.gamma,
+                config.lambda_,
             )
             for e, v in zip(episodes, values, strict=True)
         ]

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from algorithms.boo.feature_policy import FeatureCutPolicy
 from algorithms.boo.graphs import GraphBatch
 from algorithms.boo.policy import CutPolicy
 from algorithms.common import checkpoint
@@ -35,7 +36,7 @@ class CutWriter:
         policy: the network. env, env_config: what it was trained on.
     """
 
-    policy: CutPolicy
+    policy: CutPolicy | FeatureCutPolicy
     env: str = ""
     env_config: Mapping[str, Any] = field(default_factory=dict)
 

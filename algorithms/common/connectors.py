@@ -1,17 +1,23 @@
-"""The module-to-env connector that stands between a policy and the environment."""
+"""The connectors that stand between a policy and the environment."""
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from ray.rllib.connectors.connector_v2 import ConnectorV2
 from ray.rllib.core.columns import Columns
 
+from algorithms.common.scaling import ActionScale, CastSafeSet
 from algorithms.common.shield import Mode, Outcome, shield
 from envs.safe_set import SafeSet
 from solver_pool.pool import SolverPool
 from solver_pool.problem import Array
+
+Store = Literal["executed", "sampled"]
+
+OBSERVED = "solverl_observed"
+"""Key of `ReadObservations` in the data that the connectors of a runner share."""
 
 
 class Exploration(Protocol):
@@ -30,16 +36,43 @@ class Exploration(Protocol):
     def set_state(self, state: dict[str, Any]) -> None: ...
 
 
+class ReadObservations(ConnectorV2):
+    """Env-to-module, first of its pipeline: keep what the environments returned, for `ShieldActions`.
+
+    Connectors after this one may overwrite an episode's observations, as RLlib's filters do; a safe set
+    must not read those.
+    """
+
+    def __call__(
+        self,
+        *,
+        rl_module: Any,
+        batch: dict[str, Any],
+        episodes: list[Any],
+        explore: bool | None = None,
+        shared_data: dict[str, Any] | None = None,
+        metrics: Any = None,
+        **kwargs: Any,
+    ) -> dict[str, Any]:
+        if shared_data is not None:
+            shared_data[OBSERVED] = {
+                episode.id_: np.array(episode.get_observations(-1), dtype=np.float64) for episode in episodes
+            }
+        return batch
+
+
 class ShieldActions(ConnectorV2):
     """Explore, then shield: every action on its way to the environment becomes executable and is verified.
 
-    The executed action replaces the proposed one, which is what off-policy learners must store. Works for
-    any module that returns actions in the environment's units. Counts of what the shield did are logged
-    under ``shield/``.
+    Counts of what the shield did are logged under ``shield/``.
 
     Args:
         safe_set: gives the rows. mode: see `shield`.
         exploration: used while exploring; None means none.
+        scale: of the module's actions; None for modules whose actions are in the environment's units. With
+            one, the observations are those of `ReadObservations`.
+        store: what the episode keeps and the learner sees. The executed action is what off-policy learners
+            must store. On-policy learners need the sampled one with its log-probability; it needs a `scale`.
     """
 
     def __init__(
@@ -50,9 +83,12 @@ class ShieldActions(ConnectorV2):
         safe_set: SafeSet,
         mode: Mode,
         exploration: Exploration | None = None,
+        scale: ActionScale | None = None,
+        store: Store = "executed",
     ) -> None:
         super().__init__(input_observation_space, input_action_space)
-        self.safe_set, self.mode, self.exploration = safe_set, mode, exploration
+        self.safe_set = safe_set if scale is None else CastSafeSet(safe_set, scale.space.dtype)
+        self.mode, self.exploration, self.scale, self.store = mode, exploration, scale, store
         self._pool = SolverPool()
 
     def __call__(
@@ -66,12 +102,19 @@ class ShieldActions(ConnectorV2):
         metrics: Any = None,
         **kwargs: Any,
     ) -> dict[str, Any]:
+        if self.scale is not None:
+            # Also for episodes that wait for their reset: the runner wants an action for each environment.
+            batch[Columns.ACTIONS_FOR_ENV] = {
+                key: [self.scale.to_env(np.asarray(items[0], dtype=np.float64))]
+                for key, items in batch[Columns.ACTIONS].items()
+            }
         # An episode that waits for its reset has no observation yet; its action goes nowhere.
         acting = [episode for episode in episodes if episode.is_reset]
         if not acting:
             return batch
-        observations = np.stack([np.asarray(e.get_observations(-1), dtype=np.float64) for e in acting])
-        wanted = np.stack([np.asarray(batch[Columns.ACTIONS][(e.id_,)][0], dtype=np.float64) for e in acting])
+        column = batch[Columns.ACTIONS if self.scale is None else Columns.ACTIONS_FOR_ENV]
+        wanted = np.stack([np.asarray(column[(e.id_,)][0], dtype=np.float64) for e in acting])
+        observations = self._observations(acting, shared_data)
         if explore and self.exploration is not None:
             G, h = self.safe_set.rows(observations)
             G = np.broadcast_to(G, (len(acting), *G.shape[-2:]))
@@ -80,13 +123,30 @@ class ShieldActions(ConnectorV2):
                 wanted[i] = self.exploration.explore(episode.id_, G[i], h[i], low, high, wanted[i])
         result = shield(self.safe_set, observations, wanted, self._pool, self.mode)
         for episode, action in zip(acting, result.actions, strict=True):
-            batch[Columns.ACTIONS][(episode.id_,)] = [action]
+            key = (episode.id_,)
+            if self.scale is None:
+                batch[Columns.ACTIONS][key] = [action]
+                continue
+            column[key] = [action.astype(self.scale.space.dtype)]
+            if self.store == "executed":
+                sampled = np.asarray(batch[Columns.ACTIONS][key][0])
+                batch[Columns.ACTIONS][key] = [self.scale.to_module(action).astype(sampled.dtype)]
         if metrics is not None:
             for outcome in Outcome:
                 count = int((result.outcome == outcome).sum())
-                if count:
-                    metrics.log_value(("shield", outcome.name.lower()), count, reduce="lifetime_sum")
+                metrics.log_value(("shield", outcome.name.lower()), count, reduce="lifetime_sum")
         return batch
+
+    def _observations(self, acting: list[Any], shared_data: dict[str, Any] | None) -> Array:
+        """What the environments returned ``(B, n_s)``, unscaled."""
+        if self.scale is None:
+            return np.stack([np.asarray(e.get_observations(-1), dtype=np.float64) for e in acting])
+        if shared_data is None or OBSERVED not in shared_data:
+            raise RuntimeError(
+                "env_to_module_connector: was set after `shielded`, so that the shield does not see what the "
+                "environment returned. Set connectors first and call shielded(config, ...) last."
+            )
+        return np.stack([shared_data[OBSERVED][e.id_] for e in acting])
 
     def get_state(
         self, components: Any = None, *, not_components: Any = None, **kwargs: Any

@@ -14,18 +14,19 @@ Array = NDArray[np.float64]
 
 
 def generalised_advantages(
-    rewards: Array, values: Array, gamma: float, lambda_: float, bootstrap: float = 0.0
+    rewards: Array, values: Array, next_values: Array, gamma: float, lambda_: float
 ) -> Array:
-    """``A_t = sum_k (gamma lambda)^k delta_{t+k}``,  ``delta_t = r_t + gamma V_{t+1} - V_t``, of one episode.
+    """``A_t = sum_k (gamma lambda)^k delta_{t+k}``,  ``delta_t = r_t + gamma V_{t+1} - V_t``, of whole episodes.
 
     Source: Schulman et al., High-dimensional continuous control using generalized advantage estimation, equation 16.
 
     Args:
-        rewards, values: ``(T,)``. bootstrap: the value after the last step; 0 where the episode terminated.
+        rewards, values: ``(T, ...)``, of one episode or of several side by side; zero after an episode's end.
+        next_values: ``(T, ...)``, V after each step; zero where the episode terminated with it, and after its end.
     """
-    deltas = rewards + gamma * np.append(values[1:], bootstrap) - values
+    deltas = rewards + gamma * next_values - values
     advantages = np.empty_like(deltas)
-    running = 0.0
+    running = np.zeros_like(deltas[0])
     for t in reversed(range(len(deltas))):
         running = deltas[t] + gamma * lambda_ * running
         advantages[t] = running
@@ -84,7 +85,8 @@ def clipped_surrogate(
     """PPO's loss ``-min(r A, clip(r, 1 - eps, 1 + eps) A) + c_1 (V - target)^2 - c_2 H``, averaged over ``(B,)``.
 
     Source: Schulman et al., Proximal policy optimization algorithms, equations 7 and 9. ``kl`` is the estimate
-    ``mean(r - 1 - log r)`` of the divergence from the old policy.
+    ``mean((log r)^2) / 2`` of the divergence from the old policy, which unlike ``mean(r - 1 - log r)`` is not ruled by
+    a few samples where actions have many dimensions.
     """
     log_ratio = log_prob - old_log_prob
     ratio = log_ratio.exp()
@@ -92,6 +94,6 @@ def clipped_surrogate(
     policy, value = -surrogate.mean(), ((values - targets) ** 2).mean()
     total = policy + value_coefficient * value - entropy_coefficient * entropy.mean()
     return Losses(
-        total, policy, value, entropy.mean(), (ratio - 1.0 - log_ratio).mean().detach(),
+        total, policy, value, entropy.mean(), 0.5 * (log_ratio**2).mean().detach(),
         ((ratio - 1.0).abs() > clip).float().mean(),
     )  # fmt: skip

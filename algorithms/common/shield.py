@@ -50,12 +50,14 @@ def shield(safe_set: SafeSet, observations: Array, proposed: Array, pool: Solver
 
     With ``mode="repair"`` an unsafe proposal is replaced by its projection on the rows,
     ``min_a |a - proposed|^2  s.t.  G a <= h, low <= a <= high``, rounded by the safe set; if even that
-    does not verify, by the safe set's fallback. With ``mode="raw"`` it is executed and counted as unsafe.
+    does not verify, by the safe set's fallback. With ``mode="raw"`` it is clipped to the box, executed, and counted
+    as unsafe.
     A proposal that is not finite counts as unsafe and is never executed: the fallback is.
     """
     finite = np.asarray(np.isfinite(proposed).all(axis=1))
     wanted = np.where(finite[:, None], proposed, safe_set.fallback(observations))
-    wanted = np.clip(wanted, safe_set.low, safe_set.high)
+    if mode == "raw":
+        wanted = np.clip(wanted, safe_set.low, safe_set.high)
     actions = safe_set.executable(wanted)
     excess = violation(safe_set, observations, actions)
     outcome = np.zeros(len(actions), dtype=np.int8)

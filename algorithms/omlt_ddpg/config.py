@@ -7,16 +7,15 @@ from dataclasses import replace
 from typing import Any, Literal
 
 import gymnasium as gym
-import numpy as np
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig, NotProvided
 from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 
 from algorithms.common.connectors import Exploration, ShieldActions
-from algorithms.common.environments import make_env
+from algorithms.common.environments import make_env, probe, required
 from algorithms.common.shield import Mode
 from algorithms.omlt_ddpg.learner import OMLTDDPGLearner
 from algorithms.omlt_ddpg.rl_module import OMLTDDPGModule
-from envs.encoder import Encoder, Scaled
+from envs.encoder import Encoder
 from envs.registry import register_with_ray
 from envs.safe_set import SafeSet
 from solver_pool.options import SolveOptions
@@ -217,18 +216,8 @@ class OMLTDDPGConfig(AlgorithmConfig):
         Raises:
             ValueError: if the environment has no safe set and none was given.
         """
-        safe_set, encoder = self.safe_set, self.encoder
-        if safe_set is None or encoder is None:
-            env = self.make_env()
-            safe_set = safe_set or getattr(env.unwrapped, "safe_set", None)
-            encoder = encoder or getattr(env.unwrapped, "encoder", None) or _scaled(env)
-            env.close()
-        if safe_set is None:
-            raise ValueError(
-                f"safe_set: the environment {self.env!r} has none. Give one with "
-                "config.safety(safe_set=...): rows(observations) -> (G, h), as in envs/safe_set.py."
-            )
-        return safe_set, encoder
+        safe_set, encoder = probe(self, self.safe_set, self.encoder)
+        return required(self, safe_set), encoder
 
     def make_env(self) -> gym.Env[Any, Any]:
         """One environment as the runners make theirs."""
@@ -263,13 +252,3 @@ class OMLTDDPGConfig(AlgorithmConfig):
             -1, ShieldActions(safe_set=safe_set, mode=self.shield, exploration=deepcopy(self.exploration))
         )
         return pipeline
-
-
-def _scaled(env: gym.Env[Any, Any]) -> Scaled:
-    """Observations divided by the bounds of their space, where it has any."""
-    space = env.observation_space
-    if not isinstance(space, gym.spaces.Box) or len(space.shape) != 1:
-        raise ValueError(f"observation_space: is {space}; give an encoder with config.safety(encoder=...).")
-    bound = np.maximum(np.abs(space.low), np.abs(space.high)).astype(np.float64)
-    scale = np.where(np.isfinite(bound) & (bound > 0), bound, 1.0)
-    return Scaled(tuple(scale.tolist()), int(np.prod(env.action_space.shape or (1,))))

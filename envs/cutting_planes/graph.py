@@ -111,7 +111,9 @@ class GraphBuilder:
         lower = ~np.isfinite(program.row_high)
         sign = np.where(lower, -1.0, 1.0)
         largest = np.maximum(abs(A).max(axis=1).toarray().ravel(), 1e-300) if n else np.ones(0)
-        total = np.maximum(np.asarray(abs(A).sum(axis=1)).ravel(), 1e-300)
+        total = np.asarray(abs(A).sum(axis=1)).ravel()
+        # A row without coefficients says nothing: its features are zero.
+        total = np.where(total > 0.0, total, np.inf)
         edges = A.tocoo()
         self._A, self._sign, self._total = A, sign, total
         self._rhs = np.where(lower, -program.row_low, program.row_high)

@@ -38,7 +38,7 @@ JOB_FEATURES = (
     "is_job", "duration_0", "duration_1", "duration_2", "operations_left", "ready", "running", "delay_probability",
     *(f"class_{c}" for c in range(len(DELAY_PROBABILITIES))),
     "work_left", "slack", "open_delays", "expected_delays", "free_copies",
-    "finish_probability", "finish_rate", "risk_rate",
+    "finish_probability", "finish_rate", "risk_rate", "ahead",
 )  # fmt: skip
 """Of the variable y_j; zero elsewhere. Durations are over 3 months, times over T.
 
@@ -46,7 +46,9 @@ JOB_FEATURES = (
 ``open_delays`` counts operations whose delay is not known yet, the running one included, ``expected_delays`` those
 times the probability of each, both over 3; ``free_copies`` is the share of machines of the next operation's type that
 are free in this month. ``finish_probability`` is that of ending by T if nothing waits for a machine, ``finish_rate``
-the same for each expected month of work that is left, times 3, ``risk_rate`` that times the probability of a delay."""
+the same for each expected month of work that is left, times 3, ``risk_rate`` that times the probability of a delay.
+``ahead`` counts the jobs with as many operations left and a higher ``risk_rate``, for each copy of a machine, up to 3;
+over 3."""
 
 START_FEATURES = ("is_start", *(f"machine_{m}" for m in range(OPERATIONS)), "start", "duration")
 """Of a variable X[g, m, t]; zero elsewhere."""
@@ -198,15 +200,17 @@ def machine_months(planner: Planner) -> MixedIntegerProgram:
 
         sum_j o[j, m] y_j  <=  machine months of type m that are free from now to T
 
-    over the jobs that can still be finished and their operations still to start.
+    over the jobs that can still be finished and their operations still to start. More months than these operations take
+    are not told: such a row does not bind, however large its right side.
     """
     instance, state, model = planner.instance, planner.state, planner.model
     jobs, high = len(instance), model.program.high[: len(instance)]
     ahead = np.arange(OPERATIONS) >= state.stage[:, None]
     free = np.maximum(instance.copies - busy_machines(instance, state)[:, state.month :], 0).sum(axis=1)
+    A = (instance.durations * ahead * high[:, None]).T.astype(np.float64)
     return MixedIntegerProgram(
-        c=np.zeros(jobs), A=(instance.durations * ahead * high[:, None]).T.astype(np.float64),
-        row_low=np.full(OPERATIONS, -np.inf), row_high=free.astype(np.float64),
+        c=np.zeros(jobs), A=A,
+        row_low=np.full(OPERATIONS, -np.inf), row_high=np.minimum(free.astype(np.float64), A.sum(axis=1)),
         low=np.zeros(jobs), high=high, integer=np.ones(jobs, dtype=np.bool_),
     )  # fmt: skip
 
@@ -229,6 +233,12 @@ def finish_probability(classes: Ints, open_delays: Ints, slack: Ints) -> Array:
     table = _delay_sums()
     known = table[open_delays, classes, np.clip(slack, 0, table.shape[2] - 1)]
     return np.where(slack >= 0, known, 0.0)
+
+
+def _ahead(stage: Ints, rate: Array, copies: int) -> Array:
+    """``(J,)``: the feature ``ahead``."""
+    higher = (stage == stage[:, None]) & (rate > rate[:, None])
+    return np.asarray(np.minimum(higher.sum(axis=1) / copies, 3.0) / 3.0)
 
 
 def features(planner: Planner) -> Array:
@@ -254,7 +264,7 @@ def features(planner: Planner) -> Array:
             np.ones(jobs), instance.durations / 3.0, (OPERATIONS - stage) / OPERATIONS, ready / horizon, running,
             instance.delay_probability, np.eye(len(DELAY_PROBABILITIES))[instance.classes],
             work_left / horizon, (horizon - ready - work_left) / horizon, open_delays / OPERATIONS,
-            open_delays * p / OPERATIONS, free_copies, finish, rate, p * rate,
+            open_delays * p / OPERATIONS, free_copies, finish, rate, p * rate, _ahead(stage, p * rate, instance.copies),
         ]
     )  # fmt: skip
     at = model.starts

@@ -34,7 +34,7 @@ def test_generalised_advantages_are_their_definition(
         for k in range(t, len(steps)):
             total += (gamma * lambda_) ** (k - t) * (rewards[k] + gamma * after[k] - values[k])
         expected.append(total)
-    found = generalised_advantages(rewards, values, gamma, lambda_, bootstrap)
+    found = generalised_advantages(rewards, values, np.array(after), gamma, lambda_)
     np.testing.assert_allclose(found, expected, rtol=1e-12, atol=1e-12)
 
 
@@ -42,15 +42,29 @@ def test_with_lambda_one_they_are_returns_less_values_and_with_zero_one_step_err
     rng = np.random.default_rng(0)
     rewards, values = rng.standard_normal(5), rng.standard_normal(5)
     returns = [sum(0.9**k * rewards[t + k] for k in range(5 - t)) for t in range(5)]
-    np.testing.assert_allclose(generalised_advantages(rewards, values, 0.9, 1.0), np.array(returns) - values)
-    errors = rewards + 0.9 * np.append(values[1:], 0.0) - values
-    np.testing.assert_allclose(generalised_advantages(rewards, values, 0.9, 0.0), errors)
+    after = np.append(values[1:], 0.0)
+    found = generalised_advantages(rewards, values, after, 0.9, 1.0)
+    np.testing.assert_allclose(found, np.array(returns) - values)
+    found = generalised_advantages(rewards, values, after, 0.9, 0.0)
+    np.testing.assert_allclose(found, rewards + 0.9 * after - values)
 
 
 def test_a_terminal_episode_earns_nothing_after_its_end_and_a_truncated_one_its_value() -> None:
     rewards, values = np.array([1.0, 2.0]), np.array([0.5, 0.25])
-    np.testing.assert_allclose(generalised_advantages(rewards, values, 1.0, 1.0), [2.5, 1.75])
-    np.testing.assert_allclose(generalised_advantages(rewards, values, 1.0, 1.0, 10.0), [12.5, 11.75])
+    np.testing.assert_allclose(
+        generalised_advantages(rewards, values, np.array([0.25, 0.0]), 1.0, 1.0), [2.5, 1.75]
+    )
+    after = np.array([0.25, 10.0])
+    np.testing.assert_allclose(generalised_advantages(rewards, values, after, 1.0, 1.0), [12.5, 11.75])
+
+
+def test_episodes_side_by_side_are_judged_as_each_alone() -> None:
+    rng = np.random.default_rng(1)
+    rewards, values, after = rng.standard_normal((3, 6, 4))
+    together = generalised_advantages(rewards, values, after, 0.9, 0.7)
+    for i in range(4):
+        alone = generalised_advantages(rewards[:, i], values[:, i], after[:, i], 0.9, 0.7)
+        np.testing.assert_allclose(together[:, i], alone)
 
 
 def test_centring_takes_the_mean_of_the_others_step_by_step() -> None:
@@ -121,7 +135,7 @@ def plain(
         r = np.exp(log_prob[i] - old[i])
         policy -= min(r * A[i], min(max(r, 1 - clip), 1 + clip) * A[i])
         value += (v[i] - target[i]) ** 2
-        kl += r - 1 - np.log(r)
+        kl += 0.5 * np.log(r) ** 2
         clipped += r < 1 - clip or r > 1 + clip
     n = len(A)
     return {

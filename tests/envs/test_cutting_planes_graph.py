@@ -41,6 +41,14 @@ def program() -> MixedIntegerProgram:
     )
 
 
+def test_a_row_without_coefficients_says_nothing() -> None:
+    empty = replace(
+        program(), A=np.zeros((1, 3)), row_low=np.array([-INF]), row_high=np.array([24.0]), low=np.zeros(3)
+    )
+    graph = GraphBuilder(empty, np.array([0]), np.zeros((3, 0))).observe(np.zeros(3), [], of=1)
+    np.testing.assert_array_equal(graph.constraints, 0.0)
+
+
 def test_features_by_hand() -> None:
     features = np.array([[7.0], [8], [9]])
     builder = GraphBuilder(program(), np.array([0, 1]), features)

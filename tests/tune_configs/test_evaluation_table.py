@@ -25,7 +25,7 @@ def greedy(observations: np.ndarray) -> np.ndarray:
 
 def test_counts_are_those_of_the_environment() -> None:
     episodes, seed = 7, 5
-    row = omlt_ddpg_inventory._measure("greedy", greedy, DEFAULT, episodes, seed)
+    row = omlt_ddpg_inventory.measured("greedy", greedy, DEFAULT, episodes, seed)
     rewards, penalties, violations = [], [], 0
     for demand in demand_paths(DEFAULT, episodes, seed):
         env = MultiEchelonInventory(DEFAULT, user_demand=demand)

@@ -1,0 +1,1 @@
+"""Policy gradients through a safety projection (seed 002)."""
