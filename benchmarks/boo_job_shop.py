@@ -140,7 +140,7 @@ def train_one(seed: int, folder: Path) -> None:
 
     ray = local_cluster()
     try:
-        train(config, presets.JOB_SHOP_EPISODES, validate, 12, folder, POINTS[:-1])
+        train(config, presets.JOB_SHOP_EPISODES, validate, 7, folder, POINTS[:-1])
     finally:
         ray.shutdown()
 

@@ -1,9 +1,10 @@
 """Learning unknown constrained MDPs: the paper's figures, samples to an accuracy, and what an extended program costs.
 
 ``python -m benchmarks.crl`` takes about ten minutes on one core and stores ``results/crl.json``,
-``crl_curves.png`` (the paper's figures), ``crl_growth.png`` and ``crl_policies.png``; ``--quick`` takes fewer seeds,
-sizes and points. Policies are evaluated exactly in the true model, never by playing. Curves are made with the radius of
-the public scripts ("author", about one standard deviation), as the paper's were; that which guarantees is shown too.
+``crl_curves.png`` (the paper's figures), ``crl_growth.png`` and ``crl_policies.png``. Finished parts are kept in
+``--folder``, so that an interrupted run goes on where it was. ``--quick`` takes fewer seeds, sizes and points. Policies
+are evaluated exactly in the true model, never by playing. Curves are made with the radius of the public scripts
+("author", about one standard deviation), as the paper's were; that which guarantees is shown too.
 
 Parts: (1) distance to the optimal value and excess over the budget by samples, for Online-CRL, Optimistic-GMBL and
 three baselines; (2) samples after which both stay below an accuracy; (3) samples by the number of constraints, beside
@@ -25,8 +26,11 @@ Keys of the result:
 from __future__ import annotations
 
 import argparse
+import json
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -73,6 +77,29 @@ NAMES = {
 
 def say(text: str) -> None:
     CONSOLE.print(text, highlight=False)
+
+
+class Parts:
+    """Finished parts of a run, each a file of a folder, so that an interrupted run goes on where it was.
+
+    Args:
+        folder: None keeps nothing.
+    """
+
+    def __init__(self, folder: Path | None) -> None:
+        self._folder = folder
+
+    def __call__(self, name: str, compute: Callable[[], Any]) -> Any:
+        """What `compute` answers, now or in the run before."""
+        if self._folder is None:
+            return compute()
+        file = self._folder / f"{name}.json"
+        if not file.is_file():
+            self._folder.mkdir(parents=True, exist_ok=True)
+            partial_file = file.with_suffix(".partial")
+            partial_file.write_text(json.dumps(compute()))
+            partial_file.replace(file)
+        return json.loads(file.read_text())
 
 
 # --- Learning ---------------------------------------------------------------------------------------------------
@@ -151,13 +178,13 @@ def grid_of(last: int, count: int) -> list[int]:
     return sorted({round(x) for x in np.geomspace(1, last, count)})
 
 
-def learning(quick: bool) -> dict[str, Any]:
+def learning(quick: bool, part: Parts) -> dict[str, Any]:
     """Part 1, with part 2 in its curves."""
     # Scenario: episodes, samples of each pair, seeds.
     sizes: dict[Scenario, tuple[int, int, int]] = {
-        "1a": (500, 400, 40),
-        "1b": (800, 400, 20),
-        "2": (300, 100, 40),
+        "1a": (500, 400, 24),
+        "1b": (800, 400, 12),
+        "2": (300, 100, 24),
     }
     if quick:
         sizes = {"1a": (400, 112, 6), "2": (100, 28, 4)}
@@ -165,27 +192,33 @@ def learning(quick: bool) -> dict[str, Any]:
     for scenario, (episodes, each, seeds) in sizes.items():
         problem = grid_world(scenario)
         horizon, pairs = problem.task.horizon, problem.task.rewards.size
-        points, draws = grid_of(episodes, 14 if quick else 40), grid_of(each, 14 if quick else 40)
+        points, draws = grid_of(episodes, 14 if quick else 36), grid_of(each, 14 if quick else 36)
         # Equal samples: the episodes that a number of draws is worth are points too.
         if scenario == "1a":
             points = sorted(
                 {*points, *(n * pairs // horizon for n in draws if n * pairs // horizon <= episodes)}
             )
-        kinds = ["online"] if quick else ["online", "certainty", "uniform", "lagrangian"]
         found[scenario] = {"optimum": optimum(problem)}
-        for kind in kinds:
-            began, many = time.perf_counter(), seeds if kind == "online" else seeds // 4
+
+        def online(kind: str, points: list[int], many: int, problem: ConstrainedMDP = problem) -> Any:
             runs = [by_episodes(kind, problem, points, seed) for seed in range(many)]
-            found[scenario][kind] = curve([k * horizon for k in points], runs)
-            say(f"scenario {scenario}, {NAMES[kind]}: {many} runs of {episodes} episodes in "
-                f"{time.perf_counter() - began:.0f} s")  # fmt: skip
-        runs = [by_samples(problem, draws, seed) for seed in range(seeds)]
-        found[scenario]["generative"] = curve([n * pairs for n in draws], runs)
-    if not quick:
-        problem, points = grid_world("1a"), grid_of(4_000, 30)
-        runs = [by_episodes("online_valid", problem, points, seed) for seed in range(4)]
-        found["1a"]["online_valid"] = curve([k * 10 for k in points], runs)
-        say("scenario 1a, Online-CRL with the valid radius: 4 runs of 4,000 episodes")
+            return curve([k * problem.task.horizon for k in points], runs)
+
+        def generative(
+            problem: ConstrainedMDP = problem, draws: list[int] = draws, seeds: int = seeds
+        ) -> Any:
+            runs = [by_samples(problem, draws, seed) for seed in range(seeds)]
+            return curve([n * problem.task.rewards.size for n in draws], runs)
+
+        wanted = {"online": (points, seeds)}
+        if not quick:
+            wanted |= dict.fromkeys(("certainty", "uniform", "lagrangian"), (points, seeds // 4))
+            if scenario == "1a":
+                wanted["online_valid"] = (grid_of(4_000, 30), 3)
+        for kind, (at, many) in wanted.items():
+            found[scenario][kind] = part(f"{scenario}_{kind}", partial(online, kind, at, many))
+            say(f"scenario {scenario}, {NAMES[kind]}: {many} runs of {at[-1]:,} episodes")
+        found[scenario]["generative"] = part(f"{scenario}_generative", generative)
     return found
 
 
@@ -221,12 +254,12 @@ def with_constraints(count: int, seed: int) -> ConstrainedMDP:
     return ConstrainedMDP(Task(base.task.rewards, costs, 1.02 * spent, base.task.horizon), base.kernel)
 
 
-def constraints(quick: bool) -> list[dict[str, Any]]:
+def constraints(quick: bool, part: Parts) -> list[dict[str, Any]]:
     """Part 3: samples of each pair after which gap and largest violation are below 0.2 on average."""
     epsilon, seeds = 0.2, 3 if quick else 12
-    grid = [int(n) for n in np.unique(np.geomspace(30, 2_000, 8 if quick else 22).round())]
-    found = []
-    for count in (1, 8) if quick else (1, 2, 4, 8, 16, 32, 64):
+    grid = [int(n) for n in np.unique(np.geomspace(20, 1_000, 8 if quick else 20).round())]
+
+    def measured(count: int) -> dict[str, Any]:
         worst = np.zeros((seeds, len(grid)))
         for seed in range(seeds):
             problem = with_constraints(count, seed)
@@ -236,17 +269,19 @@ def constraints(quick: bool) -> list[dict[str, Any]]:
                 agent.count_samples(problem.draw_counts(rng, n - drawn))
                 drawn = n
                 worst[seed, i] = max(judged(problem, agent.deployed(), best))
-        mean = worst.mean(axis=0)
-        bad = np.flatnonzero(mean > epsilon)
+        bad = np.flatnonzero(worst.mean(axis=0) > epsilon)
         first = 0 if not len(bad) else int(bad[-1]) + 1
-        task = problem.task
-        found.append(
-            {
-                "constraints": count,
-                "samples_per_pair": grid[first] if first < len(grid) else None,
-                "theorem": sample_sizes.gmbl_samples_by_union(task, epsilon, 0.05),
-            }
-        )
+        return {
+            "constraints": count,
+            "samples_per_pair": grid[first] if first < len(grid) else None,
+            "samples_to": grid,
+            "worst": worst.mean(axis=0).round(5).tolist(),
+            "theorem": sample_sizes.gmbl_samples_by_union(problem.task, epsilon, 0.05),
+        }
+
+    found = []
+    for count in (1, 8) if quick else (1, 2, 4, 8, 16, 32, 64):
+        found.append(part(f"constraints_{count}", partial(measured, count)))
         say(
             f"{count} constraints: within {epsilon} after {found[-1]['samples_per_pair']} samples of each pair"
         )
@@ -342,31 +377,30 @@ def random_problem(states: int, actions: int, horizon: int, seed: int = 0) -> Co
     return ConstrainedMDP(Task(rewards, costs, 0.5 * (least + free.costs), horizon), kernel)
 
 
-def timing(quick: bool) -> dict[str, list[dict[str, Any]]]:
-    """Part 4."""
+def timing(quick: bool, part: Parts) -> dict[str, list[dict[str, Any]]]:
+    """Part 4. The largest programs are too slow for scipy, or for the kept model, to be timed here."""
     plan_fast(grid_world("1a").task, Ball.everything(9, 4))  # compiled before it is timed
     found: dict[str, list[dict[str, Any]]] = {"states": [], "actions": [], "horizon": []}
-    samples = (20, 50, 100, 200, 400)
+    samples = (400, 200, 100, 50, 20)
     if quick:
         sides = [(3, 10, 2, 2), (4, 15, 1, 0), (5, 20, 0, 0)]
     else:
-        sides = [(3, 10, 5, 10), (4, 15, 3, 3), (5, 20, 1, 0), (7, 30, 0, 0), (10, 40, 0, 0), (15, 60, 0, 0)]
+        sides = [(3, 10, 5, 10), (4, 15, 2, 3), (5, 20, 0, 0), (7, 30, 0, 0), (10, 40, 0, 0), (15, 60, 0, 0)]
     for side, horizon, scipy, kept in sides:
         # As many moves to the right as the grid asks for on the way to the goal.
-        row = timed(action_budget(side, horizon, side - 1.0), samples[::-1], scipy, kept)
+        problem = action_budget(side, horizon, side - 1.0)
+        row = part(f"time_states_{side}", partial(timed, problem, samples, scipy, kept))
         found["states"].append(row)
         say(f"{side * side} states, H = {horizon}: fast {1e3 * row['fast']:.2f} ms"
             + (f", kept {1e3 * row['kept']:.0f} ms" if "kept" in row else "")
             + (f", scipy {1e3 * row['scipy']:.0f} ms" if "scipy" in row else ""))  # fmt: skip
     if not quick:
-        for actions in (2, 4, 8, 16, 32):
-            found["actions"].append(
-                timed(random_problem(9, actions, 10), samples, int(actions <= 8), 3 * (actions <= 8))
-            )
-        for horizon in (5, 10, 20, 40, 80):
-            found["horizon"].append(
-                timed(random_problem(9, 4, horizon), samples, int(horizon <= 20), 3 * (horizon <= 20))
-            )
+        for name, sizes, largest in (("actions", (2, 4, 8, 16, 32), 8), ("horizon", (5, 10, 20, 40, 80), 20)):
+            for size in sizes:
+                problem = random_problem(9, *((size, 10) if name == "actions" else (4, size)))
+                count = int(size <= largest)
+                row = part(f"time_{name}_{size}", partial(timed, problem, samples, count, 3 * count))
+                found[name].append(row)
         say("growth with actions and horizon measured")
     return found
 
@@ -383,7 +417,7 @@ def tight(seed: int) -> ConstrainedMDP:
 
 def infeasible(quick: bool) -> dict[str, Any]:
     """Part 5: infeasible programs, with and without a ball, by samples of each pair."""
-    seeds = 30 if quick else 200
+    seeds = 30 if quick else 100
     found: dict[str, Any] = {"samples_per_pair": [10, 30, 100, 300], "draws": seeds}
     for kind in ("none", "author", "mp"):
         counted = []
@@ -561,12 +595,22 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--quick", action="store_true", help="the same keys within a minute; stores nothing")
+    parser.add_argument(
+        "--folder",
+        type=Path,
+        default=Path("runs/crl"),
+        help="of finished parts, which are not run again (default runs/crl)",
+    )
     options = parser.parse_args()
-    began = time.perf_counter()
-    found: dict[str, Any] = {"time": timing(options.quick), "infeasible": infeasible(options.quick)}
-    found["learning"] = learning(options.quick)
-    found["constraints"] = constraints(options.quick)
-    least = {"1a": RATIO_FROM, "2": 300} if options.quick else {"1a": RATIO_FROM, "1b": 6_000, "2": 700}
+    began, quick = time.perf_counter(), options.quick
+    part = Parts(None if quick else options.folder)
+    found: dict[str, Any] = {
+        "time": timing(quick, part),
+        "learning": learning(quick, part),
+        "infeasible": part("infeasible", partial(infeasible, quick)),
+        "constraints": constraints(quick, part),
+    }
+    least = {"1a": RATIO_FROM, "2": 300} if quick else {"1a": RATIO_FROM, "1b": 6_000, "2": 700}
     found["ratios"] = {
         scenario: gap_ratio(
             found["learning"][scenario]["online"], found["learning"][scenario]["generative"], n
@@ -576,7 +620,7 @@ def main() -> None:
     found["remark"] = remark(found)
     show(found)
     result = keys(found)
-    if not options.quick:
+    if not quick:
         seeds = range(max(one["online"]["seeds"] for one in found["learning"].values()))
         store("crl", result | found, "python -m benchmarks.crl", list(seeds))
         draw(found)

@@ -39,7 +39,7 @@ from tune_configs.runs import Record
 __all__ = ["CHECKPOINT_EVERY", "PRESETS", "config", "evaluation", "fit", "param_space", "sections"]
 
 TITLE = "BOO on the stochastic job shop"
-EPISODES = 30_000
+EPISODES = 14_000
 STOP = {boo.EPISODES_METRIC: EPISODES}
 EVALUATION_EPISODES = 30
 FLAGS = ()

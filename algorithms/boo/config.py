@@ -47,6 +47,7 @@ class BOOConfig(AlgorithmConfig):
         self.log_std = -0.5
         self.supersede = 2.0
         self.prior = 0.0
+        self.hold_noise = False
         # PPO.
         self.gamma = 1.0
         self.lambda_ = 0.95
@@ -79,6 +80,7 @@ class BOOConfig(AlgorithmConfig):
         log_std: float = NotProvided,
         supersede: float = NotProvided,
         prior: float = NotProvided,
+        hold_noise: bool = NotProvided,
         lambda_: float = NotProvided,
         clip_param: float = NotProvided,
         vf_loss_coeff: float = NotProvided,
@@ -97,6 +99,9 @@ class BOOConfig(AlgorithmConfig):
             log_std: of the weights of a cut, in the beginning.
             supersede: how far below the last one a cut begins, for each variable that it weighs; see `CutPolicy`.
             prior: mean of the weights of a cut in the beginning.
+            hold_noise: an episode explores with the same noise in every step, as if each drew anew: what it tries adds
+                up instead of cancelling out (Raffin, Kober and Stulp, Smooth exploration for robotic reinforcement
+                learning, hold it for several steps likewise). Only the first step's gradient is unbiased then.
             lambda_: of the generalised advantage estimate.
             clip_param, vf_loss_coeff, entropy_coeff: of PPO's loss.
             target_kl: divergence from the sampling policy at which the epochs of a batch end; None runs them all.

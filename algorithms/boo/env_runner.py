@@ -10,6 +10,7 @@ from ray.rllib.core.columns import Columns
 from ray.rllib.env.single_agent_env_runner import SingleAgentEnvRunner
 from ray.rllib.env.single_agent_episode import SingleAgentEpisode
 
+from algorithms.boo.rl_module import SEEDS
 from envs.cutting_planes import MasterSolution
 from envs.cutting_planes.graph import as_objects
 from envs.cutting_planes.vector import CutVectorEnv
@@ -57,11 +58,17 @@ class CutEnvRunner(SingleAgentEnvRunner):
             episode.add_env_reset(observations[i], {**_of(infos, i), GROUP: group})
             episodes.append(episode)
 
+        seeds = np.random.SeedSequence(
+            [self.config.seed or 0, self.worker_index, self._rounds]
+        ).generate_state(self.num_envs)  # fmt: skip
         forward = self.module.forward_exploration if explore else self.module.forward_inference
         playing, steps = list(range(self.num_envs)), 0
         solutions: list[MasterSolution] = []
         while playing:
-            out = forward({Columns.OBS: [observations[i] for i in playing]})
+            batch: dict[str, Any] = {Columns.OBS: [observations[i] for i in playing]}
+            if self.config.hold_noise:
+                batch[SEEDS] = seeds[playing].tolist()
+            out = forward(batch)
             actions = np.full(self.num_envs, None, dtype=object)
             actions[playing] = as_objects(out[Columns.ACTIONS])
             observations, rewards, terminated, truncated, infos = self.env.step(actions)

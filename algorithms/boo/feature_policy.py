@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch_geometric.nn.pool import global_add_pool, global_mean_pool
 
 from algorithms.boo.graphs import GraphBatch
-from algorithms.boo.policy import IS_CUT, MasterEncoder
+from algorithms.boo.policy import IS_CUT, Generators, MasterEncoder, normal
 from envs.cutting_planes import Cut
 from envs.cutting_planes.graph import VARIABLE_FEATURES
 
@@ -54,8 +54,8 @@ class FeatureCutDistribution:
     features: Tensor
     graph: Tensor
 
-    def sample(self, generator: torch.Generator) -> tuple[list[Cut], Tensor]:
-        noise = torch.randn(self.mean.shape, generator=generator).to(self.mean.device)
+    def sample(self, generators: Generators) -> tuple[list[Cut], Tensor]:
+        noise = torch.stack(normal([self.mean.shape[1]] * len(self.mean), generators)).to(self.mean.device)
         drawn = (self.mean + self.log_std.exp() * noise).detach()
         return self._as_cuts(drawn), self._density(drawn)
 
@@ -81,7 +81,9 @@ class FeatureCutDistribution:
         w = (self.features * drawn[self.graph, :-1]).sum(dim=1)
         sizes = torch.bincount(self.graph, minlength=len(drawn)).cumsum(0)[:-1].tolist()
         parts = np.split(w.cpu().numpy(), sizes)
-        return [FeatureCut(part, row[-1], tuple(row)) for part, row in zip(parts, drawn.tolist(), strict=True)]
+        return [
+            FeatureCut(part, row[-1], tuple(row)) for part, row in zip(parts, drawn.tolist(), strict=True)
+        ]
 
 
 class FeatureCutPolicy(nn.Module):

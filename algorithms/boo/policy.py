@@ -16,7 +16,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 import torch
@@ -99,10 +99,21 @@ class MasterEncoder(nn.Module):
         return v, c
 
 
+Generators: TypeAlias = torch.Generator | Sequence[torch.Generator]
+"""One for all masters of a batch, or one for each, with which an episode can draw the same noise at every step."""
+
+
+def normal(sizes: Sequence[int], generators: Generators) -> list[Tensor]:
+    """Standard normal numbers, so many for each master."""
+    if isinstance(generators, torch.Generator):
+        return list(torch.split(torch.randn(sum(sizes), generator=generators), list(sizes)))
+    return [torch.randn(size, generator=own) for size, own in zip(sizes, generators, strict=True)]
+
+
 class Distribution(Protocol):
     """Over one action for each of B masters; an action is a cut, whatever it was made of."""
 
-    def sample(self, generator: torch.Generator) -> tuple[list[Cut], Tensor]:
+    def sample(self, generators: Generators) -> tuple[list[Cut], Tensor]:
         """One action for each master, and their log-probabilities ``(B,)``."""
         ...
 
@@ -136,11 +147,11 @@ class CutDistribution:
     graph: Tensor
     free: Tensor
 
-    def sample(self, generator: torch.Generator) -> tuple[list[Cut], Tensor]:
+    def sample(self, generators: Generators) -> tuple[list[Cut], Tensor]:
         std = self.log_std.detach().exp()
-        noise = torch.randn(self.w.shape, generator=generator).to(std.device)
-        w = self.w.detach() + std[0] * noise * self.free
-        b = self.b.detach() + std[1] * torch.randn(self.b.shape, generator=generator).to(std.device)
+        sizes = torch.bincount(self.graph, minlength=len(self.b)).tolist()
+        w = self.w.detach() + std[0] * torch.cat(normal(sizes, generators)).to(std.device) * self.free
+        b = self.b.detach() + std[1] * torch.cat(normal([1] * len(sizes), generators)).to(std.device)
         return self._as_cuts(w, b), self._density(w, b)
 
     def mode(self) -> list[Cut]:

@@ -12,7 +12,7 @@ from envs.job_shop.planning import SETTINGS as JOB_SHOP_MASTERS
 PACKING = "solverl/Packing-v0"
 JOB_SHOP = "solverl/JobShop-v0"
 PACKING_EPISODES = 60_000
-JOB_SHOP_EPISODES = 30_000
+JOB_SHOP_EPISODES = 14_000
 JOB_SHOP_STEPS = 7
 """Planning moments of an episode, about."""
 
@@ -56,9 +56,9 @@ def job_shop_tuned(episodes: int = JOB_SHOP_EPISODES) -> BOOConfig:
 
     The jobs alone are observed, and in training the list schedule stands for the solver (a limit of 0 s), which
     repeats exactly and plays an episode in a twentieth of a second; where few jobs are wanted it is optimal anyway.
-    Sixteen episodes share jobs and luck. Cuts are linear in the jobs' features (`FeatureCutPolicy`), so that
-    exploration favours kinds of jobs; learning begins from the greedy plan, weights around 1. `episodes` is how long
-    the learning rate takes to fall.
+    Sixteen episodes share jobs and luck. Cuts are linear in the jobs' features (`FeatureCutPolicy`) and noise is held
+    for an episode, so that exploration favours kinds of jobs throughout; learning begins from the greedy plan, weights
+    around 1, with steps of whole batches. `episodes` is how long the learning rate takes to fall.
     """
     config = BOOConfig()
     config.environment(
@@ -78,13 +78,15 @@ def job_shop_tuned(episodes: int = JOB_SHOP_EPISODES) -> BOOConfig:
     config.env_runners(num_envs_per_env_runner=128)
     config.training(
         group_size=16,
-        lr=decay(4e-4, 0.1, JOB_SHOP_STEPS * episodes),
-        target_kl=0.2,
-        deployed_rate=0.2,
+        lr=decay(6e-4, 0.1, JOB_SHOP_STEPS * episodes),
+        clip_param=0.5,
+        target_kl=0.5,
+        deployed_rate=0.1,
         num_epochs=4,
-        minibatch_size=224,
+        minibatch_size=2_000,
         entropy_coeff=0.0,
         log_std=-1.6,
         prior=1.0,
+        hold_noise=True,
     )
     return config

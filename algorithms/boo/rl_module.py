@@ -10,10 +10,12 @@ from ray.rllib.core.columns import Columns
 from ray.rllib.core.rl_module.torch.torch_rl_module import TorchRLModule
 
 from algorithms.boo.graphs import GraphBatch
-from algorithms.boo.policy import CutPolicy
+from algorithms.boo.policy import CutPolicy, Generators
 
 DISTRIBUTION = "distribution"
 """Entry of a training pass: a `Distribution`."""
+SEEDS = "seeds"
+"""Entry of an exploration pass: the seed of each episode's noise, where it is held."""
 
 
 class BOOModule(TorchRLModule):
@@ -48,7 +50,11 @@ class BOOModule(TorchRLModule):
 
     def _forward_exploration(self, batch: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
         distribution, values = self.policy(self._graph(batch))
-        cuts, log_prob = distribution.sample(self.generator)
+        # Where the runner gives seeds, each episode draws by a generator of its own, begun anew at every step.
+        generators: Generators = self.generator
+        if SEEDS in batch:
+            generators = [torch.Generator().manual_seed(seed) for seed in batch[SEEDS]]
+        cuts, log_prob = distribution.sample(generators)
         return {
             Columns.ACTIONS: cuts,
             Columns.ACTION_LOGP: log_prob.tolist(),

@@ -114,3 +114,19 @@ def test_it_deploys_from_a_checkpoint(tmp_path: Path) -> None:
     checkpoint.seal(tmp_path)
     for cut, same in zip(writer(some), CutWriter.from_checkpoint(tmp_path)(some), strict=True):
         np.testing.assert_array_equal(cut.w, same.w)
+
+
+def test_held_noise_is_the_same_whoever_plays_beside_and_at_every_step() -> None:
+    """Seeds of its own give an episode the noise it would have alone."""
+    some = shops()
+    distribution, _ = policy_for(some)(GraphBatch.of(some))
+    alone, _ = policy_for(some)(GraphBatch.of(some[1:]))
+
+    def noise(d: Any, *seeds: int) -> Any:
+        cuts, _ = d.sample([torch.Generator().manual_seed(seed) for seed in seeds])
+        return np.array([cut.drawn for cut in cuts]) - d.mean.detach().numpy()
+
+    together = noise(distribution, 7, 8)
+    np.testing.assert_allclose(together[1:], noise(alone, 8), atol=1e-5)
+    np.testing.assert_allclose(together, noise(distribution, 7, 8), atol=1e-6)
+    assert np.abs(together[0] - together[1]).max() > 0.1

@@ -21,9 +21,10 @@ from torch_geometric.nn.pool import global_mean_pool
 from torch_geometric.utils import to_dense_batch
 
 from algorithms.boo.graphs import GraphBatch
-from algorithms.boo.policy import MasterEncoder
+from algorithms.boo.policy import Generators, MasterEncoder
 from envs.cutting_planes import Cut
 from envs.cutting_planes.graph import VARIABLE_FEATURES
+from envs.errors import InvalidSetting
 
 SIZE, ROOM = (len(VARIABLE_FEATURES) + i for i in (3, 4))
 """Columns of a packing's variables: an item's size ``k_i``, and the capacity over the number of items."""
@@ -59,9 +60,13 @@ class SelectionDistribution:
     graph: Tensor
     network: PointerPolicy
 
-    def sample(self, generator: torch.Generator) -> tuple[list[Cut], Tensor]:
+    def sample(self, generators: Generators) -> tuple[list[Cut], Tensor]:
+        if not isinstance(generators, torch.Generator):
+            raise InvalidSetting(
+                "hold_noise", "is True", "A pointer network has no noise to hold: leave it False."
+            )
         with torch.no_grad():
-            return self._select(generator)
+            return self._select(generators)
 
     def mode(self) -> list[Cut]:
         with torch.no_grad():
