@@ -34,15 +34,17 @@ class Encoder(Protocol):
 
 @dataclass(frozen=True)
 class Scaled:
-    """Observations divided by a constant for each entry; the linear map is the identity.
+    """Observations less a centre, divided by a constant for each entry; the linear map is the identity.
 
     Attributes:
         scale: ``n_s`` positive numbers in the observation's units.
         n_actions: of the environment.
+        centre: ``n_s`` numbers, or none for 0. What matters near a set-point is told apart there.
     """
 
     scale: tuple[float, ...]
     n_actions: int
+    centre: tuple[float, ...] = ()
 
     @property
     def n_features(self) -> int:
@@ -53,4 +55,5 @@ class Scaled:
         return np.eye(self.n_features + self.n_actions)
 
     def encode(self, observations: Array) -> Array:
-        return np.asarray(np.asarray(observations, dtype=np.float64) / np.asarray(self.scale))
+        centred = np.asarray(observations, dtype=np.float64) - np.asarray(self.centre or 0.0)
+        return np.asarray(centred / np.asarray(self.scale))

@@ -23,7 +23,10 @@ ENVIRONMENTS: dict[str, dict[str, Any]] = {
     "solverl/GridWorld-v0": {"entry_point": "envs.tabular.env:GridWorldEnv"},
     "solverl/TabularGymnasium-v0": {"entry_point": "envs.tabular.adapter:TabularGymnasium"},
     "solverl/Tracking-v0": {"entry_point": "envs.tracking.env:Tracking"},
-    "solverl/LinearTube-v0": {"entry_point": "envs.linear_tube.env:LinearTube"},
+    "solverl/LinearTube-v0": {
+        "entry_point": "envs.linear_tube.env:LinearTube",
+        "vector_entry_point": "envs.linear_tube.vector:LinearTubeVector",
+    },
 }
 
 

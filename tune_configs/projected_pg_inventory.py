@@ -24,7 +24,7 @@ __all__ = ["CHECKPOINT_EVERY", "config", "evaluation", "fit", "param_space", "se
 
 TITLE = "Projected policy gradients on the inventory chain"
 PRESETS = ("corrected", "uncorrected")
-EPISODES = 4_000
+EPISODES = 2_560
 STOP = {projected_pg.EPISODES_METRIC: EPISODES}
 EVALUATION_EPISODES = 100
 FLAGS = ()

@@ -24,7 +24,7 @@ __all__ = ["CHECKPOINT_EVERY", "config", "evaluation", "fit", "param_space", "se
 
 TITLE = "Projected policy gradients on robust linear MPC"
 PRESETS = ("corrected", "uncorrected", "stochastic", "executed")
-EPISODES = 3_200
+EPISODES = 7_680
 STOP = {projected_pg.EPISODES_METRIC: EPISODES}
 EVALUATION_EPISODES = 200
 FLAGS = ()

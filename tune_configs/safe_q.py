@@ -145,8 +145,9 @@ def sections(records: Sequence[Record]) -> list[Section]:
     if evaluated is None or not evaluated.drawing:
         return []
     note = (
-        "Level sets of the first run's critic over both actions, at the set point, in a period that supplies little. The best action (3) is not safe (grey area). Projecting it (12) leaves the valley of the "
-        "level sets; the maximum under the row (14) moves along it. The cross is what the model says."
+        "Level sets of the first run's critic over both actions, at the set point, in a period that supplies little. "
+        "The best action (3) is not safe (grey area). Projecting it (12) leaves the valley of the level sets; the "
+        "maximum under the row (14) moves along it. The cross is what the model says."
     )
     return [Section("Figure 1, learned", figure_one(evaluated.drawing), note)]
 
@@ -209,11 +210,16 @@ def figure_one(drawing: dict[str, Any]) -> str:
         axes = figure.subplots()
         # Levels that crowd at the top, where the valley is.
         levels = values.max() - np.ptp(values) * np.linspace(1.0, 0.02, 14) ** 2
-        axes.contour(axis, axis, values, levels=levels, colors=figures.COLOURS[0], linewidths=0.9, linestyles="solid")
+        axes.contour(
+            axis, axis, values, levels=levels, colors=figures.COLOURS[0], linewidths=0.9, linestyles="solid"
+        )
         used = first * axis[None] + second * axis[:, None]
         axes.contourf(axis, axis, used - supply, levels=[0.0, np.inf], colors=[figures.GREY], alpha=0.25)
         for (name, point), mark, colour in zip(
-            drawing["points"].items(), ("o", "s", "D", "x"), (figures.GREY, *figures.COLOURS[1:4]), strict=True
+            drawing["points"].items(),
+            ("o", "s", "D", "x"),
+            (figures.GREY, *figures.COLOURS[1:4]),
+            strict=True,
         ):
             axes.plot(*point, mark, color=colour, markersize=9, markeredgewidth=2, label=name)
         begin, end = drawing["points"]["best (3)"], drawing["points"]["projected (12)"]

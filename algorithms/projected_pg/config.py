@@ -22,6 +22,7 @@ class _ProjectedConfig(RolloutConfig):
         super().__init__(algo_class)
         self.actor_hidden: tuple[int, ...] = (64, 64)
         self.activation = "tanh"
+        self.initial_action: tuple[float, ...] | None = None
         self.reward_scale = 1.0
 
     def validate(self) -> None:
@@ -40,6 +41,7 @@ class _ProjectedConfig(RolloutConfig):
         return included | {
             "encoder": encoder, "low": known.low, "high": known.high, "seed": self.seed or 0,
             "actor_hidden": tuple(self.actor_hidden), "activation": self.activation,
+            "initial_action": self.initial_action,
         }  # fmt: skip
 
     def _set(self, given: dict[str, Any]) -> None:
@@ -62,8 +64,10 @@ class ProjectedDPGConfig(_ProjectedConfig):
 
         super().__init__(algo_class or ProjectedDPG)
         self.correction = True
+        self.excess_coeff = 0.0
         self.critic_hidden: tuple[int, ...] = (64, 64)
         self.n_critics = 2
+        self.critic_degree = 0
         self.critic_lr: float | list[list[float]] = 1e-3
         self.actor_lr: float | list[list[float]] = 3e-4
         self.tau = 0.02
@@ -79,10 +83,13 @@ class ProjectedDPGConfig(_ProjectedConfig):
         self,
         *,
         correction: bool = NotProvided,
+        excess_coeff: float = NotProvided,
+        initial_action: tuple[float, ...] | None = NotProvided,
         actor_hidden: tuple[int, ...] = NotProvided,
         critic_hidden: tuple[int, ...] = NotProvided,
         activation: str = NotProvided,
         n_critics: int = NotProvided,
+        critic_degree: int = NotProvided,
         critic_lr: float | list[list[float]] = NotProvided,
         actor_lr: float | list[list[float]] = NotProvided,
         tau: float = NotProvided,
@@ -99,9 +106,15 @@ class ProjectedDPGConfig(_ProjectedConfig):
         Args:
             correction: multiply the gradient by M, the derivative of the projection (seed 002, Corollary 1). False is
                 for comparison: the gradient passes as if nothing were projected.
+            excess_coeff: of a penalty on ``|pi - Proj(pi)|^2`` [half widths of the box], which changes no executed
+                action of the policy itself. At a vertex M is 0, and a policy far outside would never come back without it.
+            initial_action: what the actor proposes in the beginning, about [action units]; None is the box's middle.
             actor_hidden, critic_hidden: widths of the hidden layers; ``()`` is a linear policy.
             activation: of the hidden layers.
             n_critics: ensemble members; the actor climbs their mean.
+            critic_degree: of a polynomial critic of features and actions, fitted by least squares to the whole batch
+                before the actor's steps (`PolynomialCritic`); for few inputs, where it is exacter than networks. 0
+                takes networks.
             critic_lr, actor_lr: of Adam; a number or RLlib's ``[[env step, rate], ...]``.
             tau: rate of the soft target updates. deployed_rate: of the averaging of the deployed actor.
             noise: standard deviation of the exploration added before the projection [half widths of the action box].
@@ -121,8 +134,11 @@ class ProjectedDPGConfig(_ProjectedConfig):
             "n_critics", "buffer_capacity", "updates", "actor_delay", "train_batch_size_per_learner"
         )
         self.rates("tau", "deployed_rate")
-        if not self.noise >= 0:
-            self._value_error(f"noise: is {self.noise}; it must not be negative.")
+        if self.critic_degree < 0:
+            self._value_error(f"critic_degree: is {self.critic_degree}; 0 takes networks.")
+        for name in ("noise", "excess_coeff"):
+            if not getattr(self, name) >= 0:
+                self._value_error(f"{name}: is {getattr(self, name)}; it must not be negative.")
         if self.num_learners > 1:
             self._value_error(f"num_learners: is {self.num_learners}; the networks are small: use 0 or 1.")
 
@@ -136,6 +152,7 @@ class ProjectedDPGConfig(_ProjectedConfig):
     def _model_config_auto_includes(self) -> dict[str, Any]:
         return super()._model_config_auto_includes | {
             "critic_hidden": tuple(self.critic_hidden), "n_critics": self.n_critics, "noise": self.noise,
+            "critic_degree": self.critic_degree,
         }  # fmt: skip
 
 
@@ -162,6 +179,7 @@ class ProjectedPGConfig(_ProjectedConfig):
         self,
         *,
         score: Score = NotProvided,
+        initial_action: tuple[float, ...] | None = NotProvided,
         actor_hidden: tuple[int, ...] = NotProvided,
         value_hidden: tuple[int, ...] = NotProvided,
         activation: str = NotProvided,
@@ -179,6 +197,7 @@ class ProjectedPGConfig(_ProjectedConfig):
         Args:
             score: where the score is taken. ``"proposed"`` is unbiased; ``"executed"`` and ``"interior"`` are for
                 comparison (`estimators.scored`).
+            initial_action: what the actor proposes in the beginning, about [action units]; None is the box's middle.
             actor_hidden, value_hidden: widths of the hidden layers; ``()`` is a linear policy. activation: of them.
             log_std: of the proposals [half widths of the action box], in the beginning.
             learn_std: whether it is learned.

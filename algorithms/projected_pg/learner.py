@@ -12,6 +12,7 @@ from ray.rllib.core.learner.torch.torch_learner import TorchLearner
 from ray.rllib.evaluation.postprocessing import Postprocessing
 from torch import Tensor
 
+from algorithms.common.networks import Ensemble
 from algorithms.common.policy_gradient import clipped_surrogate
 from algorithms.common.projection import Projected, project
 from algorithms.omlt_ddpg.updates import critic_gradients, td_target
@@ -90,29 +91,19 @@ class ProjectedDPGLearner(_Learner):
         config, module = self.config, self._own()
         data = {k: v for k, v in batch[DEFAULT_MODULE_ID].items() if isinstance(v, Tensor)}
         states = {name: data.pop(name).double() + data.pop(name + ROUNDED) for name in ("obs", "new_obs")}
+        data |= states
         size = len(data["done"]) // config.updates
-        critic = self.get_optimizer(DEFAULT_MODULE_ID, "critic")
-        bound, failed, value = 0.0, 0, None
-        for k in range(config.updates):
-            part = {name: column[k * size : (k + 1) * size] for name, column in (data | states).items()}
-            features, following = module.features(part["obs"]), module.features(part["new_obs"])
-            with torch.no_grad():
-                proposals = module.in_units(module.target_actor(following)[0])
-                projected = self._projected(part["new_obs"], proposals)
-                after = module.scaled(executed(proposals, projected))
-            target = td_target(
-                module.target_critics,
-                part[Columns.REWARDS],
-                following,
-                after,
-                part["done"],
-                config.gamma,
-                0.0,
-            )
-            critic_loss = critic_gradients(module.critics, features, part[Columns.ACTIONS], target)
-            critic.step()
-            module.target_critics.move_towards(module.critics, config.tau)
-            failed += int((~projected.solved).sum())
+        parts = [
+            {name: column[k * size : (k + 1) * size] for name, column in data.items()}
+            for k in range(config.updates)
+        ]
+        if module.polynomial is not None:
+            critic_loss = self._fit(module, data)
+        value, bound = torch.zeros(()), 0.0
+        for k, part in enumerate(parts):
+            features = module.features(part["obs"])
+            if module.polynomial is None:
+                critic_loss = self._critic_step(module, features, part)
             if k % config.actor_delay:
                 continue
             value, projected = self._value(module, features, part["obs"], part["discount"])
@@ -120,23 +111,59 @@ class ProjectedDPGLearner(_Learner):
                 module.target_actor.move_towards(module.actor, config.tau)
                 module.deployed_actor.move_towards(module.actor, config.deployed_rate)
             bound = float((projected.active.any(axis=1) | projected.active_bounds.any(axis=1)).mean())
-        assert value is not None
         for name, figure in (
             ("critic_loss", critic_loss.item()), ("value", value.item()), ("bound_fraction", bound),
         ):  # fmt: skip
             self.metrics.log_value((DEFAULT_MODULE_ID, name), figure, window=1)
-        self.metrics.log_value((DEFAULT_MODULE_ID, "empty_safe_sets"), failed, reduce="lifetime_sum")
         return {}, {DEFAULT_MODULE_ID: critic_loss}, {}
+
+    @torch.no_grad()
+    def _following(
+        self, module: ProjectedDPGModule, states: Tensor, actor: Ensemble
+    ) -> tuple[Tensor, Tensor]:
+        """Features of next states, and what the policy of `actor` executes there, scaled."""
+        features = module.features(states)
+        proposals = module.in_units(actor(features)[0])
+        projected = self._projected(states, proposals)
+        failed = int((~projected.solved).sum())
+        self.metrics.log_value((DEFAULT_MODULE_ID, "empty_safe_sets"), failed, reduce="lifetime_sum")
+        return features, module.scaled(executed(proposals, projected))
+
+    def _fit(self, module: ProjectedDPGModule, data: dict[str, Tensor]) -> Tensor:
+        """The polynomial critic of the present policy, by least squares on the whole batch."""
+        assert module.polynomial is not None
+        now = torch.cat([module.features(data["obs"]), data[Columns.ACTIONS]], dim=1)
+        after = torch.cat(self._following(module, data["new_obs"], module.actor), dim=1)
+        return module.polynomial.fit(now, data[Columns.REWARDS], after, 1.0 - data["done"], self.config.gamma)
+
+    def _critic_step(self, module: ProjectedDPGModule, features: Tensor, part: dict[str, Tensor]) -> Tensor:
+        """One step of the critic networks towards their TD targets."""
+        following, after = self._following(module, part["new_obs"], module.target_actor)
+        target = td_target(
+            module.target_critics,
+            part[Columns.REWARDS],
+            following,
+            after,
+            part["done"],
+            self.config.gamma,
+            0.0,
+        )
+        loss = critic_gradients(module.critics, features, part[Columns.ACTIONS], target)
+        self.get_optimizer(DEFAULT_MODULE_ID, "critic").step()
+        module.target_critics.move_towards(module.critics, self.config.tau)
+        return loss
 
     def _value(
         self, module: ProjectedDPGModule, features: Tensor, states: Tensor, discount: Tensor
     ) -> tuple[Tensor, Projected]:
-        """The mean of ``gamma^t Q(x, Proj(pi(x)))``, whose gradient is that of Corollary 1."""
+        """The mean of ``gamma^t Q(x, Proj(pi(x)))``, with Corollary 1's gradient, less the penalty on the excess."""
         proposals = module.in_units(module.actor(features)[0])
         projected = self._projected(states, proposals)
         actions = module.scaled(executed(proposals, projected, self.config.correction))
-        q = module.critics(torch.cat([features, actions], dim=1))[..., 0].mean(dim=0)
-        return (discount * q).sum() / discount.sum(), projected
+        q = module.q(features, actions)
+        excess = ((module.scaled(proposals) - actions.detach()) ** 2).sum(dim=1)
+        value = (discount * (q - self.config.excess_coeff * excess)).sum() / discount.sum()
+        return value, projected
 
     def _projected(self, states: Tensor, proposals: Tensor) -> Projected:
         # No state of the buffer should have an empty safe set; if rounding makes it so, the sample counts for nothing.

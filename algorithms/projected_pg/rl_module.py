@@ -13,14 +13,15 @@ from torch import Tensor
 
 from algorithms.common.networks import Ensemble
 from algorithms.projected_pg.estimators import gaussian_log_prob
+from algorithms.projected_pg.least_squares import PolynomialCritic
 from envs.encoder import Encoder
 
 
 class ProposingModule(TorchRLModule):
     """An actor whose output 0 is the middle of the action box, and +-1 its bounds; nothing keeps it inside.
 
-    `model_config` carries ``encoder``, ``low``, ``high`` (action box), ``actor_hidden``, ``activation`` and ``seed``,
-    and what the subclasses say. Observations arrive raw, in float64.
+    `model_config` carries ``encoder``, ``low``, ``high`` (action box), ``actor_hidden``, ``activation``,
+    ``initial_action`` and ``seed``, and what the subclasses say. Observations arrive raw, in float64.
     """
 
     def setup(self) -> None:
@@ -35,7 +36,7 @@ class ProposingModule(TorchRLModule):
 
     def _make_actor(self) -> Ensemble:
         config = self.model_config
-        return Ensemble(
+        actor = Ensemble(
             1,
             self.encoder.n_features,
             config["actor_hidden"],
@@ -44,6 +45,11 @@ class ProposingModule(TorchRLModule):
             self._initial,
             0.1,
         )
+        if config["initial_action"] is not None:
+            first = torch.as_tensor(config["initial_action"], dtype=torch.float64)
+            with torch.no_grad():
+                actor.biases[-1].copy_(self.scaled(first))
+        return actor
 
     def features(self, observations: Tensor) -> Tensor:
         """``(B, n_features)`` of raw observations ``(B, n_s)``."""
@@ -60,9 +66,10 @@ class ProposingModule(TorchRLModule):
 
 
 class ProjectedDPGModule(ProposingModule, InferenceOnlyAPI):
-    """Deterministic actor and an ensemble of critics ``Q(x, u)`` of executed actions, with targets and averages.
+    """Deterministic actor and a critic ``Q(x, u)`` of executed actions: an ensemble of networks, or a polynomial.
 
-    ``model_config`` besides: ``critic_hidden``, ``n_critics``, ``noise`` [half widths of the box].
+    Targets and averages of the networks beside them. ``model_config`` besides: ``critic_hidden``, ``n_critics``,
+    ``critic_degree`` (0 for networks), ``noise`` [half widths of the box].
     """
 
     def setup(self) -> None:
@@ -82,6 +89,10 @@ class ProjectedDPGModule(ProposingModule, InferenceOnlyAPI):
             )
 
         self.critics, self.target_critics = critics(), critics()
+        degree = config["critic_degree"]
+        self.polynomial = (
+            PolynomialCritic(self.encoder.n_features + self.n_actions, degree) if degree else None
+        )
         self.target_actor, self.deployed_actor = self._make_actor(), self._make_actor()
         for copy, source in (
             (self.target_critics, self.critics),
@@ -92,7 +103,13 @@ class ProjectedDPGModule(ProposingModule, InferenceOnlyAPI):
             copy.requires_grad_(False)
 
     def get_non_inference_attributes(self) -> list[str]:
-        return ["critics", "target_critics", "target_actor"]
+        return ["critics", "target_critics", "target_actor", "polynomial"]
+
+    def q(self, features: Tensor, actions: Tensor) -> Tensor:
+        """``Q (B,)`` of features ``(B, n_features)`` and scaled executed actions ``(B, n_a)``."""
+        z = torch.cat([features, actions], dim=1)
+        value: Tensor = self.critics(z)[..., 0].mean(dim=0) if self.polynomial is None else self.polynomial(z)
+        return value
 
     def _forward_inference(self, batch: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
         return {Columns.ACTIONS: self.in_units(self.deployed_actor(self.features(batch[Columns.OBS]))[0])}

@@ -60,4 +60,5 @@ class SafeQLearner(OMLTDDPGLearner):
         inputs = torch.cat([batch[Columns.OBS], batch[Columns.ACTIONS]], dim=1)
         errors: torch.Tensor = module.critics(inputs)[..., 0] - self._td_target(module, batch)
         solved = batch["solved"]
-        return (solved * errors**2).sum() / solved.sum().clamp(min=1.0)
+        loss: torch.Tensor = (solved * errors**2).sum() / solved.sum().clamp(min=1.0)
+        return loss

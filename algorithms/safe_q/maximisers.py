@@ -39,17 +39,12 @@ def safe_maximisers(
         answer = pool.solve(problem, options)
         return np.where(answer.certified[:, None], answer.x, np.nan)
     free = pool.solve(without_rows(problem), options)
-    safe = np.full_like(free.x, np.nan)
-    solved = free.certified
-    if not solved.any():
-        return safe
-    wanted, kept = free.x[solved], problem[solved]
+    wanted = np.where(free.certified[:, None], free.x, 0.0)
     metric = width**2
     nearest = pool.solve(
-        QuadraticBatch(np.diag(metric), -metric * wanted, kept.G, kept.h, problem.low, problem.high)
+        QuadraticBatch(np.diag(metric), -metric * wanted, problem.G, problem.h, problem.low, problem.high)
     )
-    safe[solved] = np.where(nearest.certified[:, None], nearest.x, np.nan)
-    return safe
+    return np.where((free.certified & nearest.certified)[:, None], nearest.x, np.nan)
 
 
 def without_rows(problem: CriticBatch) -> CriticBatch:

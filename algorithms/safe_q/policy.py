@@ -38,7 +38,9 @@ class ProjectedPolicy(SafePolicy):
     def save(self, folder: Path) -> None:
         """Write the policy into `folder`, and that its actions are projected."""
         super().save(folder)
-        (folder / MARK).write_text("The policy projects (equation 12 of seed 002); see algorithms/safe_q/policy.py.\n")
+        (folder / MARK).write_text(
+            "The policy projects (equation 12 of seed 002); see algorithms/safe_q/policy.py.\n"
+        )
 
 
 def selected(policy: SafePolicy, selection: Selection) -> SafePolicy:

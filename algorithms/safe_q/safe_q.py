@@ -1,8 +1,8 @@
 """SafeQ: Q-learning whose maximum, in the TD target and to act, is over the safe actions alone.
 
-Source: seed 002 (Gros, Zanon and Bemporad), section 3: equations (11) to (14), Figure 1 and the remark that the TD error
-needs the same restriction. Returns are maximised here where the paper minimises costs. There is no actor: the action is
-the solver's.
+Source: seed 002 (Gros, Zanon and Bemporad), section 3: equations (11) to (14), Figure 1, and the remark that the TD
+error needs the same restriction. Returns are maximised here where the paper minimises costs. There is no actor: the
+action is the solver's.
 
 OMLT-DDPG's `training_step` plays, stores and copies weights; what it calls for every update that the sampled steps have
 earned is `SafeQ._update`, which is the whole algorithm: draw, pose, solve, learn.
@@ -28,7 +28,7 @@ from solver_pool.problem import MLP, Array, CriticBatch
 
 
 class SafeQ(OMLTDDPG):
-    """``Q(s, a) <- r + gamma max_{a' in S(s')} Q'(s', a')``, and ``a = argmax_{a in S(s)} Q'(s, a)`` with exploration."""
+    """``Q(s, a) <- r + gamma max_{a' in S(s')} Q'(s', a')``; acts with ``argmax_{a in S(s)} Q'(s, a)`` and explores."""
 
     config: SafeQConfig
 
@@ -42,7 +42,7 @@ class SafeQ(OMLTDDPG):
         batch = self.replay.sample(config.train_batch_size_per_learner * config.critic_updates)
         # Pose and solve: the safe action of every next state, from the one that is known there.
         best = self._safe_actions(batch["next_obs"], batch["next_G"], batch["next_h"], batch["next_best"])
-        solved = np.isfinite(best).all(axis=1)
+        solved = np.asarray(np.isfinite(best).all(axis=1))
         # Where an episode ended nothing follows, so that its target is known without a solve.
         known = solved | (batch["done"] > 0)
         # Learn.

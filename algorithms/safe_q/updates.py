@@ -8,7 +8,9 @@ from torch import Tensor
 from algorithms.common.networks import Ensemble
 
 
-def solved_gradients(critics: Ensemble, state: Tensor, action: Tensor, target: Tensor, solved: Tensor) -> Tensor:
+def solved_gradients(
+    critics: Ensemble, state: Tensor, action: Tensor, target: Tensor, solved: Tensor
+) -> Tensor:
     """Gradients of ``sum_e mean_b (Q_e(s_b, a_b) - y_b)^2``, equation (13), over the solved samples.
 
     Args:

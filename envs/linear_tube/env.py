@@ -9,6 +9,7 @@ import numpy as np
 from gymnasium.error import ResetNeeded
 from numpy.typing import ArrayLike, NDArray
 
+from envs.encoder import Scaled
 from envs.errors import InvalidSetting
 from envs.linear_tube.disturbance import Array
 from envs.linear_tube.safe_set import TubeSafeSet
@@ -62,6 +63,12 @@ class LinearTube(gym.Env[Array, Array]):
     def safe_set(self) -> TubeSafeSet:
         """The safe actions of each observation."""
         return self.task.safe_set
+
+    @property
+    def encoder(self) -> Scaled:
+        """Distances to the target, in units of the largest feasible states."""
+        largest = np.abs(self.safe_set.vertices).max(axis=0)
+        return Scaled(tuple(largest.tolist()), self.safe_set.tube.system.m, tuple(self.task.target.tolist()))
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None

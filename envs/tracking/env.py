@@ -18,8 +18,8 @@ from envs.tracking.system import DEFAULT, N_ACTIONS, N_STATE, Array, TrackingSys
 class Tracking(gym.Env[Array, Array]):
     """Hold a plant at its set point without overloading the supply; see `TrackingSystem`.
 
-    Action: ``u (2,)`` in ``Box(0, 1)``. Observation: the plant's state and the period's supply, ``(3,)``. Reward: the negative
-    stage cost. An episode is truncated after ``periods`` periods: the task goes on, and what follows counts.
+    Action: ``u (2,)`` in ``Box(0, 1)``. Observation: the plant's state and the period's supply, ``(3,)``. Reward: the
+    negative stage cost. An episode is truncated after ``periods`` periods: the task goes on, and what follows counts.
     ``info``: ``cost (1,)``, by how much the supply was overloaded.
 
     Args:

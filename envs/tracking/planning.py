@@ -76,7 +76,8 @@ def optimum(system: TrackingSystem, states: Array, supplies: Array) -> tuple[Arr
     P = 2.0 * (moved.T @ (weights[:, None] * moved) + system.effort * np.diag(weights))
     q = 2.0 * (errors * weights) @ moved
     zero, one = np.zeros(N_ACTIONS * T), np.ones(N_ACTIONS * T)
-    program = QuadraticBatch(P, q, np.kron(np.eye(T), system.n), supplies, zero, one)
+    rows = np.asarray(np.kron(np.eye(T), system.n), dtype=np.float64)
+    program = QuadraticBatch(P, q, rows, supplies, zero, one)
     answer = SolverPool().solve(program, SolveOptions(tolerance=1e-7))
     if not answer.certified.all():
         failed = int((~answer.certified).sum())

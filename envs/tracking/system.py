@@ -76,8 +76,8 @@ class TrackingSystem:
             raise InvalidSetting("effort", f"is {self.effort}", "It must be positive.")
         if not 0 <= self.start < np.inf:
             raise InvalidSetting("start", f"is {self.start}", "Give a finite number, 0 or more.")
-        if not 0 <= self.gamma < 1:
-            raise InvalidSetting("gamma", f"is {self.gamma}", "It must lie in [0, 1).")
+        if not 0 < self.gamma < 1:
+            raise InvalidSetting("gamma", f"is {self.gamma}", "It must lie in (0, 1).")
         if self.periods < 1:
             raise InvalidSetting("periods", f"is {self.periods}", "Play at least one period.")
 

@@ -594,3 +594,50 @@ def test_unusable_settings_are_named_with_their_remedy() -> None:
 def replace_system(system: LinearSystem, **changes: Any) -> LinearSystem:
     names = ("A", "B", "F", "f", "G", "g", "disturbance")
     return LinearSystem(**{name: changes.get(name, getattr(system, name)) for name in names})
+
+
+def test_the_vector_environment_equals_single_ones_with_its_seeds() -> None:
+    vector = gym.make_vec("solverl/LinearTube-v0", num_envs=3, vectorization_mode="vector_entry_point")
+    singles = [gym.make("solverl/LinearTube-v0") for _ in range(3)]
+    rng = np.random.default_rng(0)
+    states, _ = vector.reset(seed=5)
+    np.testing.assert_array_equal(states, [env.reset(seed=5 + i)[0] for i, env in enumerate(singles)])
+    for t in range(100):
+        actions = rng.uniform(-1.0, 1.0, (3, 2))
+        states, rewards, terminated, truncated, infos = vector.step(actions)
+        played = [env.step(action) for env, action in zip(singles, actions, strict=True)]
+        np.testing.assert_allclose(states, [p[0] for p in played], atol=1e-15)
+        np.testing.assert_allclose(rewards, [p[1] for p in played], atol=1e-14)
+        np.testing.assert_allclose(infos["cost"], [p[4]["cost"] for p in played], atol=1e-14)
+        assert not terminated.any()
+        assert (truncated == (t == 99)).all()
+    states, rewards, _, truncated, _ = vector.step(actions)  # ignored: the episodes begin anew
+    np.testing.assert_array_equal(states, [env.reset()[0] for env in singles])
+    assert not rewards.any()
+    assert not truncated.any()
+
+
+@pytest.mark.parametrize(
+    ("act", "message"),
+    [
+        (lambda env: env.step(np.zeros((2, 2))), "No episode has begun"),
+        (
+            lambda env: (env.reset(seed=0), env.step(np.zeros((3, 2)))),
+            "actions: are 3. Give one for each of 2",
+        ),
+        (lambda env: (env.reset(seed=0), env.step(np.full((2, 2), np.nan))), "actions"),
+        (lambda env: env.reset(seed=[1, 2, 3]), "seed: has 3 entries"),
+    ],
+)
+def test_the_vector_environment_names_bad_input(act: Any, message: str) -> None:
+    env = gym.make_vec("solverl/LinearTube-v0", num_envs=2, vectorization_mode="vector_entry_point")
+    with pytest.raises((InvalidSetting, ResetNeeded), match=message):
+        act(env)
+
+
+def test_features_are_distances_to_the_target() -> None:
+    env = gym.make("solverl/LinearTube-v0").unwrapped
+    encoder = env.encoder  # type: ignore[attr-defined]
+    np.testing.assert_allclose(encoder.encode(np.array([[0.9, 0.0]])), 0.0)
+    features = encoder.encode(reference_task().safe_set.vertices)
+    assert 0.9 < np.abs(features).max() < 2.5
