@@ -107,7 +107,7 @@ class ProjectedDPGConfig(_ProjectedConfig):
             correction: multiply the gradient by M, the derivative of the projection (seed 002, Corollary 1). False is
                 for comparison: the gradient passes as if nothing were projected.
             excess_coeff: of a penalty on ``|pi - Proj(pi)|^2`` [half widths of the box], which changes no executed
-                action of the policy itself. At a vertex M is 0, and a policy far outside would never come back without it.
+                action of the policy itself. At a vertex M is 0: a policy far outside would not come back without it.
             initial_action: what the actor proposes in the beginning, about [action units]; None is the box's middle.
             actor_hidden, critic_hidden: widths of the hidden layers; ``()`` is a linear policy.
             activation: of the hidden layers.

@@ -1,4 +1,4 @@
-"""Projected policy gradients: exact gradients against finite differences, estimates against exact ones, and training."""
+"""Projected policy gradients: exact gradients against finite differences, estimates against exact ones, training."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from algorithms.projected_pg.config import ProjectedDPGConfig, ProjectedPGConfig
 from algorithms.projected_pg.estimators import executed, gaussian_log_prob, scored
 from algorithms.projected_pg.exact import KnownModel
 from algorithms.projected_pg.learner import in_two
+from algorithms.projected_pg.least_squares import PolynomialCritic
 from algorithms.projected_pg.policy import ProjectedPolicy
 from solver_pool.errors import InvalidProblem
 from solver_pool.pool import SolverPool
@@ -79,7 +80,9 @@ def scenario(name: str) -> tuple[KnownModel, Any, Any, Any]:
     return model, theta, rng.normal(size=(16, 2)) * 0.5, rng.normal(size=(12, 16, 2)) * 0.03
 
 
-def finite_differences(model: KnownModel, theta: Any, states: Any, disturbances: Any, step: float = 1e-6) -> Any:
+def finite_differences(
+    model: KnownModel, theta: Any, states: Any, disturbances: Any, step: float = 1e-6
+) -> Any:
     out = np.zeros_like(theta)
     for index in np.ndindex(*theta.shape):
         shift = np.zeros_like(theta)
@@ -128,7 +131,10 @@ def test_the_executed_action_is_the_point_and_its_gradient_passes_through_M_or_p
 
 def test_an_empty_safe_set_leaves_the_proposal_without_a_gradient() -> None:
     proposals = torch.tensor([[2.0], [0.5]], dtype=torch.float64, requires_grad=True)
-    rows = np.array([[1.0], [-1.0]]), np.array([[-1.0, -1.0], [1.0, 1.0]])  # u <= -1 and u >= 1, then u in [-1, 1]
+    rows = (
+        np.array([[1.0], [-1.0]]),
+        np.array([[-1.0, -1.0], [1.0, 1.0]]),
+    )  # u <= -1 and u >= 1, then u in [-1, 1]
     projected = project_polytope(
         proposals.detach().numpy(), *rows, np.full(1, -9.0), np.full(1, 9.0), POOL, on_failure="mask"
     )
@@ -157,7 +163,9 @@ def test_of_the_stochastic_estimates_only_the_score_of_the_proposal_is_unbiased(
         return float((weights[:, None] * weights[None, :] * q(u)).sum())
 
     step = 0.01  # wider than the nodes are apart, so that kinks between them average out
-    reference = np.array([(value(mean + step * e) - value(mean - step * e)) / (2.0 * step) for e in np.eye(2)])
+    reference = np.array(
+        [(value(mean + step * e) - value(mean - step * e)) / (2.0 * step) for e in np.eye(2)]
+    )
 
     generator = torch.Generator().manual_seed(0)
     proposed = torch.tensor(mean) + std * torch.randn(400_000, 2, generator=generator, dtype=torch.float64)
@@ -180,6 +188,41 @@ def test_the_log_density_is_the_gaussians() -> None:
     mean, at, log_std = (torch.from_numpy(rng.normal(size=shape)) for shape in ((5, 3), (5, 3), (3,)))
     expected = torch.distributions.Normal(mean, log_std.exp()).log_prob(at).sum(dim=1)
     np.testing.assert_allclose(gaussian_log_prob(mean, log_std, at), expected)
+
+
+# --- The polynomial critic ----------------------------------------------------------------------------------------
+
+
+def test_least_squares_finds_the_value_of_a_linear_policy() -> None:
+    """``x+ = x / 2 + u + w``, ``u = -x / 4``, reward ``-x^2``: Q is a quadratic, known in closed form."""
+    rng, gamma = np.random.default_rng(0), 0.9
+    x, u, w = rng.normal(size=(3, 20_000))
+    following = x / 2 + u + 0.1 * w
+    critic = PolynomialCritic(2, 2)
+    now, after = (torch.from_numpy(np.stack(pair, axis=1)) for pair in ((x, u), (following, -following / 4)))
+    error = critic.fit(now, torch.from_numpy(-(x**2)), after, torch.ones(len(x)), gamma)
+    # V(x) = -p x^2 - c with p = 1 + gamma p / 16 and c = gamma (0.01 p + c).
+    p = 1.0 / (1.0 - gamma / 16.0)
+    c = gamma * 0.01 * p / (1.0 - gamma)
+    at = torch.tensor([[1.0, 0.5], [-2.0, 0.0], [0.0, 1.0]])
+    expected = [-(a**2) - gamma * (p * ((a / 2 + b) ** 2 + 0.01) + c) for a, b in at.tolist()]
+    np.testing.assert_allclose(critic(at), expected, rtol=0.01)
+    assert 0.0 <= float(error) < 0.01
+
+
+def test_monomials_are_all_up_to_the_degree() -> None:
+    critic = PolynomialCritic(2, 3)
+    x, y = 2.0, 3.0
+    expected = [1, x, y, x * x, x * y, y * y, x**3, x * x * y, x * y * y, y**3]
+    np.testing.assert_allclose(critic.monomials(torch.tensor([[x, y]])), [expected])
+
+
+def test_where_nothing_follows_the_critic_is_a_regression_on_rewards() -> None:
+    z = torch.from_numpy(np.random.default_rng(1).normal(size=(500, 2)))
+    rewards = 1.0 + 2.0 * z[:, 0] - z[:, 0] * z[:, 1]
+    critic = PolynomialCritic(2, 2)
+    critic.fit(z, rewards, 9.0 * z, torch.zeros(500), 0.9)
+    np.testing.assert_allclose(critic(z), rewards, atol=1e-5)
 
 
 # --- Training ---------------------------------------------------------------------------------------------------
@@ -220,15 +263,16 @@ class Floor:
 
 
 def small(kind: str) -> Any:
-    if kind == "deterministic":
+    if kind in ("deterministic", "least squares"):
         config = ProjectedDPGConfig().training(updates=10, train_batch_size_per_learner=32, actor_lr=3e-3)
+        config.training(critic_degree=2 if kind == "least squares" else 0, excess_coeff=0.01)
     else:
         config = ProjectedPGConfig().training(num_epochs=2, minibatch_size=64, lr=3e-3)
     config.environment(Slope).safety(safe_set=Floor()).training(gamma=0.9, actor_hidden=(8,))
     return config.env_runners(num_envs_per_env_runner=8).debugging(seed=1)
 
 
-KINDS = ("deterministic", "stochastic")
+KINDS = ("deterministic", "least squares", "stochastic")
 
 
 def weights(algorithm: Any) -> list[Any]:
@@ -308,6 +352,25 @@ def test_weights_that_are_not_finite_are_an_error_that_names_the_actor(built: An
         algorithm.policy()
 
 
+def test_the_first_proposals_are_where_they_were_asked_to_be(built: Any) -> None:
+    config = small("deterministic").training(initial_action=(0.4,), actor_hidden=())
+    proposals = built(config).policy().propose(np.zeros((1, 1)))
+    np.testing.assert_allclose(proposals, 0.4, atol=1e-6)
+
+
+def test_a_policy_far_outside_comes_back_only_with_the_penalty(built: Any) -> None:
+    """Started where every proposal is projected on a vertex, M is 0."""
+    moved = {}
+    for coefficient in (0.0, 1.0):
+        algorithm = built(small("deterministic").training(initial_action=(9.0,), excess_coeff=coefficient))
+        before = algorithm.policy().propose(np.zeros((1, 1)))
+        for _ in range(3):
+            algorithm.train()
+        moved[coefficient] = float((before - algorithm.policy().propose(np.zeros((1, 1))))[0, 0])
+    assert moved[0.0] == pytest.approx(0.0, abs=1e-5)
+    assert moved[1.0] > 1e-3
+
+
 def test_remote_runners_play_other_episodes_than_the_first(built: Any) -> None:
     config = ProjectedPGConfig().environment("solverl/LinearTube-v0")
     algorithm = built(config.env_runners(num_env_runners=2, num_envs_per_env_runner=4).debugging(seed=1))
@@ -330,6 +393,8 @@ def test_the_rounded_part_of_a_state_survives_float32() -> None:
     [
         ("deterministic", {"noise": -1.0}, "noise: is -1.0; it must not be negative"),
         ("deterministic", {"tau": 0.0}, r"tau: is 0.0; it must lie in \(0, 1\]"),
+        ("deterministic", {"excess_coeff": -1.0}, "excess_coeff: is -1.0; it must not be negative"),
+        ("deterministic", {"critic_degree": -1}, "critic_degree: is -1; 0 takes networks"),
         ("deterministic", {"updates": 0}, "updates: is 0; it must be positive"),
         ("stochastic", {"score": "both"}, "score: is 'both'; use one of proposed, executed, interior"),
         ("stochastic", {"lambda_": 2.0}, r"lambda_: is 2.0; it must lie in \[0, 1\]"),

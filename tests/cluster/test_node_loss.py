@@ -53,6 +53,7 @@ def where(actor_class: str) -> list[str]:
     return sorted(entry["Address"]["NodeID"] for entry in table if actor_class in entry["ActorClassName"])
 
 
+@pytest.mark.cluster
 def test_training_goes_on_when_the_node_of_a_runner_and_a_solver_worker_dies(cluster: Any) -> None:
     import ray
 
