@@ -273,6 +273,8 @@ def test_every_dependency_is_pinned_within_its_range(python: str) -> None:
             assert name not in pins, f"{name} is pinned twice on Python {python}"
             pins[name] = str(pin.specifier)[2:]
     for wanted in [*_project(), *map(Requirement, ("pip", "setuptools", "cython", "or-gym==0.5.0"))]:
+        if wanted.marker is not None and not wanted.marker.evaluate(environment | {"extra": ""}):
+            continue
         version = pins.get(canonicalize_name(wanted.name))
         assert version is not None, f"{wanted.name} has no pin on Python {python}"
         assert wanted.specifier.contains(version, prereleases=True), f"{wanted} excludes its pin {version}"

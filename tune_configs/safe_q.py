@@ -37,7 +37,7 @@ from tune_configs.runs import Record
 
 TITLE = "SafeQ on the tracking system"
 PRESETS = SELECTIONS
-EPISODES = 150
+EPISODES = 250
 EPISODE_LENGTH = DEFAULT.periods
 STOP = {"num_env_steps_sampled_lifetime": EPISODES * EPISODE_LENGTH}
 CHECKPOINT_EVERY = 10.0

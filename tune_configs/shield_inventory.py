@@ -100,9 +100,9 @@ def config(preset: str = "ppo", seed: int = 0) -> Any:
             vf_clip_param=1e6, vf_loss_coeff=1e-4, use_kl_loss=False, grad_clip=0.5, grad_clip_by="global_norm",
         )  # fmt: skip
     else:
-        chosen.env_runners(num_envs_per_env_runner=8)
+        chosen.env_runners(num_envs_per_env_runner=16)
         chosen.training(
-            gamma=1.0, actor_lr=1e-3, critic_lr=1e-3, alpha_lr=1e-3, train_batch_size_per_learner=256,
+            gamma=1.0, actor_lr=1e-3, critic_lr=1e-3, alpha_lr=1e-3, train_batch_size_per_learner=128,
             num_steps_sampled_before_learning_starts=960,
         )  # fmt: skip
     return shield.prepared(chosen, preset, seed, over_capacity)

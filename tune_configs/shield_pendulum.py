@@ -58,9 +58,9 @@ def config(preset: str = "ppo", seed: int = 0) -> Any:
             vf_clip_param=1e4, vf_loss_coeff=0.01, use_kl_loss=False, clip_param=0.2, entropy_coeff=0.0,
         )  # fmt: skip
     else:
-        chosen.env_runners(num_envs_per_env_runner=8)
+        chosen.env_runners(num_envs_per_env_runner=16)
         chosen.training(
-            gamma=0.95, actor_lr=1e-3, critic_lr=1e-3, alpha_lr=1e-3, train_batch_size_per_learner=256,
+            gamma=0.95, actor_lr=1e-3, critic_lr=1e-3, alpha_lr=1e-3, train_batch_size_per_learner=128,
             num_steps_sampled_before_learning_starts=1000,
         )  # fmt: skip
     return shield.prepared(chosen, preset, seed, too_fast, PendulumSpeedLimit(LIMIT))

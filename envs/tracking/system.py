@@ -50,10 +50,10 @@ class TrackingSystem:
 
     decay: float = 0.4
     actuators: tuple[Pair, Pair] = ((0.6, 0.0), (0.8, 1.0))
-    goal: Pair = (0.75, 1.25)
+    goal: Pair = (0.6, 1.4)
     effort: float = 0.01
     draw: Pair = (1.0, 0.2)
-    supply: Pair = (0.0, 1.1)
+    supply: Pair = (0.0, 0.9)
     start: float = 1.0
     gamma: float = 0.8
     periods: int = 10

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from hypothesis import strategies as st
 from ray.rllib.core import DEFAULT_MODULE_ID
 from ray.rllib.core.columns import Columns
 
+from algorithms.common import checkpoint
 from algorithms.common.networks import Ensemble
 from algorithms.common.shield import Outcome
 from algorithms.omlt_ddpg.updates import td_target
@@ -29,11 +31,13 @@ from algorithms.safe_q.safe_q import SafeQ
 from algorithms.safe_q.updates import solved_gradients
 from envs.safe_set import violation
 from envs.tracking import DEFAULT, SupplySafeSet
+from envs.tracking.encoder import StateEncoder
 from envs.tracking.planning import constrained_controller, optimum, play, projected_controller
 from solver_pool.errors import InvalidProblem
 from solver_pool.options import SolveOptions
 from solver_pool.pool import PoolConfig, SolverPool
 from solver_pool.problem import MLP, CriticBatch, QuadraticBatch
+from tune_configs import safe_q
 
 POOL = SolverPool()
 SIDE = 201
@@ -297,11 +301,9 @@ def test_a_restored_run_continues_exactly_and_its_policy_is_deployed(
 
 
 def test_deployment_imports_no_ray(tmp_path: Path) -> None:
-    from algorithms.common import checkpoint
-
     folder = tmp_path / "checkpoint"
     folder.mkdir()
-    ProjectedPolicy(random_critic(0, 4), SupplySafeSet(DEFAULT), envs_encoder()).save(folder)
+    ProjectedPolicy(random_critic(0, 4), SupplySafeSet(DEFAULT), StateEncoder()).save(folder)
     checkpoint.seal(folder)
     script = (
         "import sys, numpy as np\n"
@@ -312,12 +314,6 @@ def test_deployment_imports_no_ray(tmp_path: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
-
-
-def envs_encoder() -> Any:
-    from envs.tracking.encoder import StateEncoder
-
-    return StateEncoder()
 
 
 @dataclass(frozen=True)
@@ -388,8 +384,8 @@ def test_a_policy_that_has_nothing_to_do_is_certified_and_a_projected_one_repair
     """`ProjectedPolicy` says what it moved."""
     weights = np.array([[0.0, 0.0, 1.0, 1.0]]), np.ones((1, 1))
     rising = MLP(weights, (np.zeros(1), np.zeros(1)), "softplus")
-    projected = ProjectedPolicy(rising, SupplySafeSet(DEFAULT), envs_encoder())
-    constrained = SafePolicy(rising, SupplySafeSet(DEFAULT), envs_encoder())
+    projected = ProjectedPolicy(rising, SupplySafeSet(DEFAULT), StateEncoder())
+    constrained = SafePolicy(rising, SupplySafeSet(DEFAULT), StateEncoder())
     scarce, plenty = np.array([0.0, 0.0, 0.6]), np.array([0.0, 0.0, 5.0])
     assert projected.act(plenty)[1].outcome == constrained.act(plenty)[1].outcome == Outcome.CERTIFIED
     moved, certificate = projected.act(scarce)
@@ -402,11 +398,40 @@ def test_a_policy_that_has_nothing_to_do_is_certified_and_a_projected_one_repair
     assert moved.sum() < best.sum() - 0.05
 
 
+def test_the_experiment_deploys_both_selections_beside_the_bound_and_draws_figure_one(tmp_path: Path) -> None:
+    """A critic that is right: fitted to the true `Q` of one period, so that what is lost is the projection's alone."""
+    rng = np.random.default_rng(0)
+    hidden = rng.normal(size=(200, 4)), rng.uniform(-1.0, 1.0, size=200)
+    inputs = np.concatenate([rng.uniform(0.0, 1.5, size=(4000, 2)), rng.uniform(size=(4000, 2))], axis=1)
+    x = DEFAULT.decay * inputs[:, :2] + inputs[:, 2:] @ DEFAULT.B.T
+    reward = -((x - DEFAULT.goal) ** 2).sum(axis=1) - DEFAULT.effort * (inputs[:, 2:] ** 2).sum(axis=1)
+    features = np.column_stack([np.tanh(inputs @ hidden[0].T + hidden[1]), np.ones(4000)])
+    last = np.linalg.lstsq(features, reward, rcond=None)[0]
+    critic = MLP((hidden[0], last[None, :-1]), (hidden[1], last[-1:]), "tanh")
+    ProjectedPolicy(critic, SupplySafeSet(DEFAULT), StateEncoder()).save(tmp_path)
+    checkpoint.seal(tmp_path)
+
+    found = safe_q.evaluation(tmp_path, episodes=30, seed=1)
+    cost = {row.name: -row.reward[0] for row in found.policies}
+    assert list(cost)[:2] == ["SafeQ, projected", "the same critic, constrained"]
+    assert all((row.violations, row.steps) == (0, 300) for row in found.policies)
+    assert min(cost.values()) == cost[safe_q.PERFECT]
+    assert cost["the same critic, constrained"] < 1.1 * cost[safe_q.PERFECT]
+    assert cost["SafeQ, projected"] > 1.4 * cost["the same critic, constrained"]
+    assert found.policies[0].solver["repaired"] > 100
+    assert found.policies[1].solver["certified"] == 300
+    (section,) = safe_q.sections([SimpleNamespace(evaluation=found)])
+    assert section.body.startswith("<svg")
+    # The constrained maximum lies on the limit, where the projection also is, and is worth more.
+    points = found.drawing["points"]
+    for name in ("projected (12)", "constrained (14)"):
+        assert DEFAULT.n @ points[name] == pytest.approx(found.drawing["supply"], abs=1e-5)
+    assert np.linalg.norm(np.subtract(points["constrained (14)"], points["projected (12)"])) > 0.2
+
+
 @pytest.mark.learning
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_learning_reaches_the_optimum_and_projecting_does_not(seed: int, built: Any) -> None:
-    from tune_configs import safe_q
-
     starts = DEFAULT.episodes(300, seed=10**6)
     best = optimum(DEFAULT, starts[0], starts[1][:, : DEFAULT.periods])[1].mean()
     ratio = {}

@@ -127,7 +127,7 @@ def test_help_teaches(command: list[str], capsys: pytest.CaptureFixture[str]) ->
     [
         (
             ["train", "nothing"],
-            "experiment: 'nothing' is unknown. Choose one of: boo_job_shop, boo_packing, omlt_ddpg_inventory.",
+            "experiment: 'nothing' is unknown. Choose one of: boo_job_shop, boo_packing, crl_frozen_lake,",
         ),
         (["train", NAME, "--preset", "x"], "preset: 'x' is unknown. Choose one of: tuned, paper."),
         (["train", NAME, "--episodes", "0"], "episodes: is 0. Give at least 1."),
