@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,7 @@ from algorithms.safe.policy import SafePolicy
 from algorithms.safe_q.maximisers import SELECTIONS, Selection
 from algorithms.safe_q.policy import load, selected, trained_selection
 from envs.errors import InvalidSetting
-from envs.tracking import DEFAULT, TrackingSystem
+from envs.tracking import DEFAULT, SupplySafeSet, TrackingSystem
 from envs.tracking.planning import (
     constrained_controller,
     perfect_information,
@@ -60,8 +59,10 @@ COLUMNS = Columns(
 )
 FACTORS = (0.25, 0.5, 1.0, 2.0)
 """Of the learning rate that a sweep tries."""
-SCARCE = 0.35
+SCARCE = 0.8
 """Part of the mean supply at which the report draws `Q`."""
+TIMED = 50
+"""Decisions that are made one at a time to measure a decision's time."""
 GRID = 61
 """Points of each axis of that drawing."""
 
@@ -119,7 +120,8 @@ def evaluation(checkpoint: Path, episodes: int, seed: int) -> Evaluation:
     Raises:
         CheckpointError: if the checkpoint is missing or damaged.
     """
-    trained, system = load(checkpoint), DEFAULT
+    trained = load(checkpoint)
+    system = trained.safe_set.system if isinstance(trained.safe_set, SupplySafeSet) else DEFAULT
     chosen = trained_selection(checkpoint)
     starts = system.episodes(episodes, seed)
     other: Selection = "projected" if chosen == "constrained" else "constrained"
@@ -127,9 +129,7 @@ def evaluation(checkpoint: Path, episodes: int, seed: int) -> Evaluation:
     for selection, name in (
         (chosen, f"SafeQ, {chosen}"), (other, f"the same critic, {other}"),
     ):  # fmt: skip
-        recorded = Recorded(selected(trained, selection))
-        row = _measure(name, recorded, system, starts)
-        rows.append(PolicyResult(**{**asdict(row), "solver": recorded.figures()}))
+        rows.append(_measure(name, Recorded(selected(trained, selection)), system, starts))
     rows += [
         _measure("model, constrained (14)", constrained_controller(system), system, starts),
         _measure("model, projected (12)", projected_controller(system), system, starts),
@@ -160,10 +160,13 @@ def _measure(
     timed: bool = True,
 ) -> PolicyResult:
     played = play(policy, system, *starts)
+    solver = (
+        policy.figures() if isinstance(policy, Recorded) else {}
+    )  # of what was played, not of what is timed
     times = []
     if timed:
         states, supplies = starts
-        for state, supply in zip(states[:50], supplies[:50, :1], strict=True):
+        for state, supply in zip(states[:TIMED], supplies[:TIMED, :1], strict=True):
             began = time.perf_counter()
             policy(np.concatenate([state, supply])[None])
             times.append(1e3 * (time.perf_counter() - began))
@@ -174,6 +177,7 @@ def _measure(
         int(played.violations.sum()),
         played.actions.shape[0] * played.actions.shape[1],
         ms_per_action=float(np.median(times)) if times else None,
+        solver=solver,
     )
 
 
