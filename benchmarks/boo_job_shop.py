@@ -371,7 +371,9 @@ def full(folder: Path, seeds: list[int], episodes: int, workers: int) -> None:
         "training_plans": sum(curve["plans"] for curve in curves),
     }  # fmt: skip
     copy_policy(folder / f"boo_{seeds[0]}" / "policy", STORED)
-    command = "python -m benchmarks.boo_job_shop" + ("" if episodes == EPISODES else f" --episodes {episodes}")
+    command = "python -m benchmarks.boo_job_shop" + (
+        "" if episodes == EPISODES else f" --episodes {episodes}"
+    )
     store("boo_job_shop", payload, command=command, seeds=seeds)
     print(draw(curves))
     print(draw_schedules(CutWriter.from_checkpoint(STORED)))
