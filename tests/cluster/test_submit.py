@@ -60,6 +60,7 @@ def ask(cluster: Node, path: str, method: str = "GET") -> Any:
         return json.loads(answer.read())
 
 
+@pytest.mark.cluster
 def test_the_main_job_through_the_job_server(cluster: Node, token_file: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     flags = ["--episodes", "3", "--evaluation-episodes", "5", "--env-runners", "1", "--run", str(run)]

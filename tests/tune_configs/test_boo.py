@@ -234,7 +234,6 @@ def test_errors(
     assert expected in capsys.readouterr().err
 
 
-@pytest.mark.learning
 def test_a_sweep_over_the_number_of_cuts(tmp_path: Path) -> None:
     """In a process of its own, whose trials are whole ones: no preset is patched there."""
     path = tmp_path / "sweep"

@@ -215,6 +215,7 @@ def solverl(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
 
 
+@pytest.mark.learning
 def test_a_sweep_trains_each_seed_and_can_be_reported_and_resumed(tmp_path: Path) -> None:
     path = tmp_path / "sweep"
     flags = ["--preset", "tuned", "--seeds", "2", "--episodes", "4", "--asha", "--run", str(path)]
