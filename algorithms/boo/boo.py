@@ -8,11 +8,9 @@ plans stays what it is (`envs/cutting_planes/cuts.py`), and every plan is checke
 from __future__ import annotations
 
 from copy import deepcopy
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-from ray.rllib.algorithms.algorithm import Algorithm
 from ray.rllib.core import DEFAULT_MODULE_ID
 from ray.rllib.core.columns import Columns
 from ray.rllib.env.single_agent_episode import SingleAgentEpisode
@@ -28,14 +26,14 @@ from ray.rllib.utils.metrics import (
 from algorithms.boo.config import BOOConfig
 from algorithms.boo.env_runner import GROUP
 from algorithms.boo.writer import CutWriter
-from algorithms.common import checkpoint
 from algorithms.common.episodes import EpisodeLog, EpisodeRecord
 from algorithms.common.policy_gradient import centred, generalised_advantages
 from algorithms.common.runners import players, reseed, reserved
+from algorithms.common.sealed import Deployable, Sealed, accept_older_weights
 from envs.cutting_planes.graph import as_objects
 
 
-class BOO(Algorithm):
+class BOO(Sealed):
     """PPO over cuts (seed 001: "learned end-to-end using reinforcement learning")."""
 
     config: BOOConfig
@@ -158,7 +156,7 @@ class BOO(Algorithm):
     def set_state(self, state: dict[str, Any]) -> None:
         super().set_state(state)
         # RLlib's runners pass over weights that are older than their own; a checkpoint's may be.
-        self.env_runner_group.foreach_env_runner(_accept_older_weights)
+        self.env_runner_group.foreach_env_runner(accept_older_weights)
         self.env_runner_group.sync_weights(
             from_worker_or_learner_group=self.learner_group, inference_only=True
         )
@@ -167,22 +165,5 @@ class BOO(Algorithm):
             generators = state["boo"]["runners"]
             players(self.env_runner_group, lambda runner: runner.set_generators(generators))
 
-    def save_to_path(self, path: Any = None, **kwargs: Any) -> str:
-        """Save everything, the policy for deployment, and a manifest that detects damage."""
-        folder: str = super().save_to_path(path, **kwargs)
-        self.writer().save(Path(folder))
-        checkpoint.seal(Path(folder))
-        return folder
-
-    def restore_from_path(self, path: Any, *args: Any, **kwargs: Any) -> None:
-        """Restore a checkpoint written by `save_to_path`.
-
-        Raises:
-            CheckpointError: before anything changes, if the checkpoint is missing, cut off or damaged.
-        """
-        checkpoint.verify(str(path))
-        super().restore_from_path(path, *args, **kwargs)
-
-
-def _accept_older_weights(runner: Any) -> None:
-    runner._weights_seq_no = 0
+    def deployable(self) -> Deployable:
+        return self.writer()

@@ -8,22 +8,20 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from ray.rllib.algorithms.algorithm import Algorithm
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 from ray.rllib.algorithms.ppo import PPO, PPOConfig
 from ray.rllib.algorithms.sac import SAC, SACConfig
 from ray.rllib.core import DEFAULT_MODULE_ID
 from torch import nn
 
-from algorithms.common import checkpoint
 from algorithms.common.connectors import ShieldActions
 from algorithms.common.deployed import DeployedPolicy
 from algorithms.common.episodes import EpisodeLog, EpisodeRecord
+from algorithms.common.sealed import Deployable, Sealed
 
 EPISODES = "finished_episodes"
 
@@ -53,7 +51,7 @@ class RecordEpisodes:
         self._log.finished.clear()
 
 
-class Recorded(Algorithm):
+class Recorded(Sealed):
     """Mixed in before an algorithm of RLlib whose config has `RecordEpisodes`."""
 
     def setup(self, config: Any) -> None:
@@ -89,21 +87,8 @@ class Recorded(Algorithm):
         if "recorded" in state:
             self.episodes.set_state(state["recorded"])
 
-    def save_to_path(self, path: Any = None, **kwargs: Any) -> str:
-        """Save everything, the policy for deployment, and a manifest that detects damage."""
-        folder: str = super().save_to_path(path, **kwargs)
-        self.policy().save(Path(folder))
-        checkpoint.seal(Path(folder))
-        return folder
-
-    def restore_from_path(self, path: Any, *args: Any, **kwargs: Any) -> None:
-        """Restore a checkpoint written by `save_to_path`.
-
-        Raises:
-            CheckpointError: before anything changes, if the checkpoint is missing, cut off or damaged.
-        """
-        checkpoint.verify(str(path))
-        super().restore_from_path(path, *args, **kwargs)
+    def deployable(self) -> Deployable:
+        return self.policy()
 
 
 class RecordedPPO(Recorded, PPO):

@@ -3,35 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
-from ray.rllib.algorithms.algorithm import Algorithm
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig, NotProvided
 from ray.rllib.core import DEFAULT_MODULE_ID
 from ray.rllib.policy.sample_batch import MultiAgentBatch, SampleBatch
 from ray.rllib.utils.metrics import ENV_RUNNER_RESULTS, LEARNER_RESULTS, NUM_ENV_STEPS_SAMPLED_LIFETIME
 
-from algorithms.common import checkpoint
 from algorithms.common.environments import make_env, probe
 from algorithms.common.episodes import EpisodeLog
 from algorithms.common.rollout_runner import RolloutEnvRunner
 from algorithms.common.rollouts import Rollouts
 from algorithms.common.runners import players
+from algorithms.common.sealed import Deployable, Sealed, accept_older_weights
 from algorithms.common.shield import Mode
 from envs.encoder import Encoder
 from envs.registry import register_with_ray
 from envs.safe_set import SafeSet
-
-
-class Deployable(Protocol):
-    """A policy that acts without Ray."""
-
-    def save(self, folder: Path) -> None:
-        """Write it into `folder`."""
-        ...
 
 
 class RolloutConfig(AlgorithmConfig):
@@ -110,7 +100,7 @@ class RolloutConfig(AlgorithmConfig):
         return probe(self, self.safe_set, self.encoder)
 
 
-class RolloutAlgorithm(Algorithm):
+class RolloutAlgorithm(Sealed):
     """Rounds of whole episodes. An algorithm adds `training_step` and `policy`."""
 
     config: RolloutConfig
@@ -176,28 +166,11 @@ class RolloutAlgorithm(Algorithm):
     def set_state(self, state: dict[str, Any]) -> None:
         super().set_state(state)
         # RLlib's runners pass over weights that are older than their own; a checkpoint's may be.
-        self.env_runner_group.foreach_env_runner(_accept_older_weights)
+        self.env_runner_group.foreach_env_runner(accept_older_weights)
         self.copy_weights()
         if "rollouts" in state:
             self._round = state["rollouts"]["round"]
             self.episodes.set_state(state["rollouts"]["episodes"])
 
-    def save_to_path(self, path: Any = None, **kwargs: Any) -> str:
-        """Save everything, the policy for deployment, and a manifest that detects damage."""
-        folder: str = super().save_to_path(path, **kwargs)
-        self.policy().save(Path(folder))
-        checkpoint.seal(Path(folder))
-        return folder
-
-    def restore_from_path(self, path: Any, *args: Any, **kwargs: Any) -> None:
-        """Restore a checkpoint written by `save_to_path`.
-
-        Raises:
-            CheckpointError: before anything changes, if the checkpoint is missing, cut off or damaged.
-        """
-        checkpoint.verify(str(path))
-        super().restore_from_path(path, *args, **kwargs)
-
-
-def _accept_older_weights(runner: Any) -> None:
-    runner._weights_seq_no = 0
+    def deployable(self) -> Deployable:
+        return self.policy()

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-from ray.rllib.algorithms.algorithm import Algorithm
 from ray.rllib.core import DEFAULT_MODULE_ID
 from ray.rllib.env.single_agent_episode import SingleAgentEpisode
 from ray.rllib.execution.rollout_ops import synchronous_parallel_sample
 from ray.rllib.utils.metrics import ENV_RUNNER_RESULTS
 
-from algorithms.common import checkpoint
 from algorithms.common.episodes import EpisodeLog
 from algorithms.common.runners import players, reseed, reserved
+from algorithms.common.sealed import Deployable, Sealed
 from algorithms.crl.confidence import Ball
 from algorithms.crl.config import TabularConfig
 from algorithms.crl.evaluation import evaluate
@@ -25,7 +23,7 @@ from envs.tabular import Array, Ints
 from solver_pool.pool import SolverPool
 
 
-class TabularAlgorithm(Algorithm):
+class TabularAlgorithm(Sealed):
     """An agent on tables, played by RLlib's runners; subclasses say what a training step is."""
 
     config: TabularConfig
@@ -150,21 +148,8 @@ class TabularAlgorithm(Algorithm):
         generators = own["runners"]
         players(self.env_runner_group, lambda runner: runner.set_generators(generators))
 
-    def save_to_path(self, path: Any = None, **kwargs: Any) -> str:
-        """Save everything, the policy for deployment, and a manifest that detects damage."""
-        folder: str = super().save_to_path(path, **kwargs)
-        self.deployed().save(Path(folder))
-        checkpoint.seal(Path(folder))
-        return folder
-
-    def restore_from_path(self, path: Any, *args: Any, **kwargs: Any) -> None:
-        """Restore a checkpoint written by `save_to_path`.
-
-        Raises:
-            CheckpointError: before anything changes, if the checkpoint is missing, cut off or damaged.
-        """
-        checkpoint.verify(str(path))
-        super().restore_from_path(path, *args, **kwargs)
+    def deployable(self) -> Deployable:
+        return self.deployed()
 
     def cleanup(self) -> None:
         self.pool.close()

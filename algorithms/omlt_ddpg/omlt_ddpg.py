@@ -8,11 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-from ray.rllib.algorithms.algorithm import Algorithm
 from ray.rllib.core import DEFAULT_MODULE_ID
 from ray.rllib.core.columns import Columns
 from ray.rllib.execution.rollout_ops import synchronous_parallel_sample
@@ -23,11 +21,11 @@ from ray.rllib.utils.metrics import (
     NUM_ENV_STEPS_SAMPLED_LIFETIME,
 )
 
-from algorithms.common import checkpoint
 from algorithms.common.connectors import Exploration, ShieldActions
 from algorithms.common.episodes import EpisodeLog
 from algorithms.common.replay import ReplayBuffer
 from algorithms.common.runners import players, reseed, reserved
+from algorithms.common.sealed import Deployable, Sealed
 from algorithms.common.shield import SAFE_WITHIN
 from algorithms.omlt_ddpg.config import OMLTDDPGConfig
 from algorithms.safe.policy import PlainActor, SafePolicy
@@ -36,7 +34,7 @@ from solver_pool.pool import SolverPool
 from solver_pool.problem import MLP, Array, CriticBatch
 
 
-class OMLTDDPG(Algorithm):
+class OMLTDDPG(Sealed):
     """DDPG whose actor regresses on the solver's maximisers of the critic (seed 000, Algorithm 1)."""
 
     config: OMLTDDPGConfig
@@ -326,21 +324,8 @@ class OMLTDDPG(Algorithm):
         )
         self._copy_weights()
 
-    def save_to_path(self, path: Any = None, **kwargs: Any) -> str:
-        """Save everything, the SAFE policy for deployment, and a manifest that detects damage."""
-        folder: str = super().save_to_path(path, **kwargs)
-        self.safe_policy().save(Path(folder))
-        checkpoint.seal(Path(folder))
-        return folder
-
-    def restore_from_path(self, path: Any, *args: Any, **kwargs: Any) -> None:
-        """Restore a checkpoint written by `save_to_path`.
-
-        Raises:
-            CheckpointError: before anything changes, if the checkpoint is missing, cut off or damaged.
-        """
-        checkpoint.verify(str(path))
-        super().restore_from_path(path, *args, **kwargs)
+    def deployable(self) -> Deployable:
+        return self.safe_policy()
 
     def cleanup(self) -> None:
         self.pool.close()
