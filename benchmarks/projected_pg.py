@@ -11,7 +11,8 @@ Keys of the last line:
   problems with no, one and several active constraints and a curved one; ``uncorrected_gradient_error``: the smallest
   of the gradient without the correction, over those with active ones;
 - ``optimality_gap``: cost of the corrected policies over the best linear one's, less one, mean over seeds;
-- ``violations`` of ``steps``: evaluated on the example and on the inventory chain, and in training.
+- ``violations`` of ``steps``: evaluated on the example and on the inventory chain against the
+  constraints themselves, and in training against the safe set's rows, by the check that follows every action.
 """
 
 from __future__ import annotations
@@ -317,7 +318,7 @@ def keys(
     }
 
 
-def draw(curves: dict[str, list[dict[str, Any]]], known: dict[str, float]) -> Path:
+def draw(curves: dict[str, list[dict[str, Any]]]) -> Path:
     """Return over training of every seed, by problem and variant."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -416,7 +417,7 @@ def full(folder: Path, seeds: tuple[int, ...], workers: int) -> None:
         policies[problem, name][0].save(target)
         checkpoint.seal(target)
     store("projected_pg", payload, command="python -m benchmarks.projected_pg", seeds=seeds)
-    print(draw(curves, known))
+    print(draw(curves))
     print_result(found)
 
 

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -181,6 +181,12 @@ def sections(records: Sequence[Record]) -> list[Section]:
     return [Section("Distance to capacity while training", drawing, note)]
 
 
+class Counting(Protocol):
+    """A policy that keeps figures of what it did."""
+
+    def figures(self) -> dict[str, float]: ...
+
+
 class Recorded:
     """SAFE as a policy that keeps the certificates of its solves and what became of its proposals."""
 
@@ -230,7 +236,7 @@ def measured(
     played: InventoryChain,
     episodes: int,
     seed: int,
-    recorded: Recorded | None = None,
+    recorded: Counting | None = None,
 ) -> PolicyResult:
     """The row of a policy on fresh episodes of the chain; `recorded` is the policy, if it keeps its solves."""
     stats: EpisodeStats = evaluate(policy, played, episodes, seed)

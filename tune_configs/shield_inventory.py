@@ -18,12 +18,13 @@ from algorithms.common.deployed import DeployedPolicy
 from envs.inventory import DEFAULT, InventorySafeSet
 from envs.inventory.chain import Array
 from envs.inventory.env import MultiEchelonInventory
-from envs.inventory.evaluation import Policy, demand_paths, evaluate
+from envs.inventory.evaluation import Policy, demand_paths
 from envs.inventory.planning import perfect_information
 from envs.inventory.policies import tuned_base_stock
 from tune_configs import figures, shield
 from tune_configs.evaluation import Columns, Evaluation, PolicyResult, Published
 from tune_configs.experiment import Section
+from tune_configs.omlt_ddpg_inventory import measured
 from tune_configs.runs import Record
 from tune_configs.shield import CHECKPOINT_EVERY, PRESETS
 
@@ -135,8 +136,8 @@ def evaluation(checkpoint: Path, episodes: int, seed: int) -> Evaluation:
     rows = []
     for name, mode in zip(shield.names(policy), ("repair", "raw"), strict=True):
         counted = shield.Counted(policy, mode)
-        rows.append(_measure(name, lambda states, act=counted: act(states / UNIT), episodes, seed, counted))  # type: ignore[misc]
-    rows.append(_measure("base-stock, tuned (reference)", tuned_base_stock(DEFAULT), episodes, seed))
+        rows.append(measured(name, _in_units(counted), DEFAULT, episodes, seed, counted))
+    rows.append(measured("base-stock, tuned (reference)", tuned_base_stock(DEFAULT), DEFAULT, episodes, seed))
     best = perfect_information(DEFAULT, demand_paths(DEFAULT, episodes, seed))
     rows.append(PolicyResult("perfect information (upper bound)", (float(best.mean()), float(best.std()))))
     room = ", ".join(f"{c:g}" for c in DEFAULT.storage_capacity)
@@ -156,19 +157,6 @@ def sections(records: Sequence[Record]) -> list[Section]:
     ]
 
 
-def _measure(
-    name: str, policy: Policy, episodes: int, seed: int, counted: shield.Counted | None = None
-) -> PolicyResult:
-    played = evaluate(policy, DEFAULT, episodes, seed)
-    more: dict[str, Any] = {}
-    if counted is not None:
-        states = np.zeros((shield.TIMED, DEFAULT.layout.size))
-        more = {"solver": counted.figures(), "ms_per_action": counted.milliseconds(states)}
-    return PolicyResult.of(
-        name,
-        played.rewards.tolist(),
-        played.costs.sum(axis=1).tolist(),
-        int(played.peak_violations.sum()),
-        played.steps,
-        **more,
-    )
+def _in_units(policy: Policy) -> Policy:
+    """The policy as a function of unscaled states."""
+    return lambda states: policy(states / UNIT)

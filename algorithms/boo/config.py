@@ -101,7 +101,8 @@ class BOOConfig(AlgorithmConfig):
             prior: mean of the weights of a cut in the beginning.
             hold_noise: an episode explores with the same noise in every step, as if each drew anew: what it tries adds
                 up instead of cancelling out (Raffin, Kober and Stulp, Smooth exploration for robotic reinforcement
-                learning, hold it for several steps likewise). Only the first step's gradient is unbiased then.
+                learning, hold it for several steps likewise). A step is then credited with what the same noise earns in
+                later ones too; only the last step's gradient stays unbiased.
             lambda_: of the generalised advantage estimate.
             clip_param, vf_loss_coeff, entropy_coeff: of PPO's loss.
             target_kl: divergence from the sampling policy at which the epochs of a batch end; None runs them all.

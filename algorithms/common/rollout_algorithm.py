@@ -17,7 +17,7 @@ from algorithms.common.episodes import EpisodeLog
 from algorithms.common.rollout_runner import RolloutEnvRunner
 from algorithms.common.rollouts import Rollouts
 from algorithms.common.runners import players
-from algorithms.common.sealed import Deployable, Sealed, accept_older_weights
+from algorithms.common.sealed import Sealed, accept_older_weights
 from algorithms.common.shield import Mode
 from envs.encoder import Encoder
 from envs.registry import register_with_ray
@@ -101,7 +101,7 @@ class RolloutConfig(AlgorithmConfig):
 
 
 class RolloutAlgorithm(Sealed):
-    """Rounds of whole episodes. An algorithm adds `training_step` and `policy`."""
+    """Rounds of whole episodes. An algorithm adds `training_step` and `deployable`."""
 
     config: RolloutConfig
 
@@ -110,10 +110,6 @@ class RolloutAlgorithm(Sealed):
         super().setup(config)
         self.episodes = EpisodeLog()
         self._round = 0
-
-    def policy(self) -> Deployable:
-        """The policy as it is now; it needs no Ray."""
-        raise NotImplementedError
 
     def rollouts(self) -> Rollouts | None:
         """One episode in every environment of every runner; None if all remote runners are lost.
@@ -171,6 +167,3 @@ class RolloutAlgorithm(Sealed):
         if "rollouts" in state:
             self._round = state["rollouts"]["round"]
             self.episodes.set_state(state["rollouts"]["episodes"])
-
-    def deployable(self) -> Deployable:
-        return self.policy()

@@ -42,7 +42,7 @@ def tube_deterministic(correction: bool = True, episodes: int = TUBE_EPISODES) -
 
 
 def tube_stochastic(score: Score = "proposed", episodes: int = TUBE_EPISODES) -> ProjectedPGConfig:
-    """The same with proposals ``N(K x + k, 0.1^2 I)`` of fixed spread, as in the specification's section 7."""
+    """The same with Gaussian proposals of fixed spread: exp(-2) = 0.14 of the half widths (specification: 0.1)."""
     config = ProjectedPGConfig()
     config.environment(TUBE)
     steps = 100 * episodes

@@ -71,6 +71,8 @@ class ProjectedDPG(RolloutAlgorithm):
         """The averaged actor under its safe set."""
         return _policy(self, "deployed_actor")
 
+    deployable = policy
+
     def get_state(
         self, components: Any = None, *, not_components: Any = None, **kwargs: Any
     ) -> dict[str, Any]:
@@ -136,6 +138,8 @@ class ProjectedPG(RolloutAlgorithm):
     def policy(self) -> ProjectedPolicy:
         """The present policy under its safe set."""
         return _policy(self, "actor")
+
+    deployable = policy
 
 
 def _box(config: ProjectedDPGConfig | ProjectedPGConfig) -> tuple[Any, Any]:

@@ -264,9 +264,10 @@ def test_the_shield_reads_what_the_environment_returned_whatever_other_connector
 def module() -> ProjectingSACModule:
     config = shielded(sac(), Corridor(level=0.0))
     env = Walk()
-    torch.manual_seed(0)
-    made = config.get_rl_module_spec(env=env).build()
-    made.make_target_networks()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        made = config.get_rl_module_spec(env=env).build()
+        made.make_target_networks()
     assert isinstance(made, ProjectingSACModule)
     return made.double()
 
